@@ -1,0 +1,120 @@
+"""Boundaries: what each part of the daemon promises to the others."""
+
+# zope.interface describes methods without self.
+# ruff: noqa: N805
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.plugin import IPlugin
+from zope.interface import Attribute, Interface
+
+from comfygate.model import BackendState, BackendView, Choice, Job
+
+
+class IRoutingPolicy(Interface):
+    """Decides which waiting job goes to which GPU next.
+
+    It is asked whenever something changes, over our own queue; it does no I/O
+    and keeps no state, so that it can also be asked "what if".
+    """
+
+    def select(waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+        """Pick the next assignment.
+
+        :param waiting: the gate's waiting jobs, in the order in which they
+            would run.
+        :param backends: every backend of the gate's set, available or not; ask
+            :meth:`BackendView.accepts` whether a job may go there.
+        :param now: seconds on the daemon's monotonic clock.
+        :return: a choice, or ``None`` if nothing should be handed over now.
+        """
+
+
+class IInterruptPolicy(Interface):
+    """Decides on which GPUs a prompt that is to be interrupted is looked for."""
+
+    def candidates(prompt_id: str, job: Job | None, gpu_id: int | None, backends: Sequence[BackendView]) -> Sequence[int]:
+        """List the GPUs to ask, in order.
+
+        :param prompt_id: what the client wants stopped.
+        :param job: the job, if this daemon accepted it and remembers it.
+        :param gpu_id: the GPU that holds the job, if one does.
+        :param backends: all backends.
+        :return: gpu_ids; the first that holds the prompt interrupts it.
+        """
+
+
+class IPolicyMaker(IPlugin):
+    """A plugin (``twisted/plugins/*.py``) that makes policies of one name.
+
+    In the configuration: ``policy = name`` or ``policy = name:key=value,key=value``.
+    """
+
+    name: str = Attribute("what the configuration calls the policy")
+    kind: str = Attribute("'routing' or 'interrupt'")
+    help: str = Attribute("one line for people")
+    arguments: str = Attribute("the argument format, such as 'bias=3'; empty if none are taken")
+
+    def make(arguments: Mapping[str, str]) -> object:
+        """Make one policy.
+
+        :param arguments: what stood behind the colon.
+        :return: a provider of :class:`IRoutingPolicy` or :class:`IInterruptPolicy`.
+        :raises ValueError: for an unknown argument or a bad value; the message
+            names it and the remedy.
+        """
+
+
+class IBackend(Interface):
+    """One ComfyUI, ours or someone else's."""
+
+    gpu_id: int = Attribute("index in the order of devices")
+    name: str = Attribute("what people call the device")
+    device: str = Attribute("what the configuration calls the device")
+    state: BackendState = Attribute("where it is in its life")
+    address: tuple[str, int] | None = Attribute("host and port that answer, while READY")
+    has_companion: bool = Attribute("whether it answers POST /comfygate/validate")
+    restarts: int = Attribute("how often it was started again")
+    last_error: str | None = Attribute("why it is not READY, in one line, or None")
+    retry_after: float = Attribute("seconds after which a client should ask again")
+
+    def start() -> None:
+        """Begin to bring it up, and keep it up."""
+
+    def stop() -> Deferred[None]:
+        """End it for good; fires when nothing of it is left."""
+
+    def subscribe(listener: IBackendListener) -> None:
+        """Tell `listener` of every later change."""
+
+
+class IBackendListener(Interface):
+    """Whoever wants to know what happens to backends."""
+
+    def backend_changed(backend: IBackend) -> None:
+        """`backend.state` has changed."""
+
+    def queue_changed(backend: IBackend, remaining: int) -> None:
+        """The backend said that `remaining` prompts wait or run in its queue."""
+
+
+class ILauncher(Interface):
+    """Starts a backend's process."""
+
+    def launch(port: int) -> ILaunched:
+        """Start a process that will listen on 127.0.0.1:`port`."""
+
+
+class ILaunched(Interface):
+    """A process, from its start to its end."""
+
+    exited: Deferred[str] = Attribute("fires once with the reason, in words, when the process is gone")
+
+    def terminate() -> None:
+        """Ask it to end."""
+
+    def kill() -> None:
+        """End its whole process group now."""

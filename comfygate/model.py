@@ -1,0 +1,147 @@
+"""The words of the house: frozen values that every layer may pass around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from attrs import field, frozen
+
+Order = tuple[float, int]
+"""A job's place: (number, sequence); the smaller runs earlier."""
+
+
+class BackendState(Enum):
+    """Where one ComfyUI is in its life; the values are what JSON shows."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    DOWN = "down"  #: exited or unreachable, and will be tried again by itself
+    FAILED = "failed"  #: given up: a person has to look at it
+    STOPPING = "stopping"
+
+
+class JobState(Enum):
+    """Where an accepted prompt is.  The last four are final."""
+
+    WAITING = "waiting"  #: in our queue
+    SENT = "sent"  #: on its way to a backend, not yet acknowledged
+    PENDING = "pending"  #: in a backend's queue
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"  #: it left the backend, which cannot say how it ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can happen to the job."""
+        return self in _ENDED
+
+
+_ENDED = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.UNKNOWN})
+
+
+@frozen(kw_only=True)
+class Job:
+    """An accepted prompt.
+
+    :ivar prompt_id: canonical UUID, unique across all GPUs.
+    :ivar number: ComfyUI's queue number; the smaller runs earlier.
+    :ivar sequence: order of acceptance in this daemon, which breaks ties.
+    :ivar gate: name of the gate that accepted it.
+    :ivar targets: gpu_ids that may run it.
+    :ivar expected: the gpu_id that the client was told, where the job is listed
+        while it waits.
+    :ivar client_id: whose WebSocket gets its events.
+    :ivar submission: JSON body for a backend's ``POST /prompt``.
+    :ivar item: the job as ``GET /queue`` lists it, in JSON:
+        ``[number, prompt_id, prompt, extra_data, outputs]``.
+    :ivar attempts: how often a backend died while it ran the job.
+    """
+
+    prompt_id: str
+    number: float
+    sequence: int
+    gate: str
+    targets: frozenset[int]
+    expected: int
+    client_id: str | None = None
+    submission: bytes = field(default=b"", repr=False)
+    item: bytes = field(default=b"", repr=False)
+    attempts: int = 0
+
+    @property
+    def order(self) -> Order:
+        """The key by which jobs are run."""
+        return (self.number, self.sequence)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the job holds in memory."""
+        return len(self.submission) + len(self.item)
+
+
+@frozen(kw_only=True)
+class BackendView:
+    """What a policy sees of one GPU at one moment.
+
+    :ivar gpu_id: the n in ``[gpu:n]``.
+    :ivar state: only a READY backend is handed jobs.
+    :ivar active: orders of the jobs that it holds (sent, pending or running).
+    :ivar running: jobs that run there, whoever sent them.
+    :ivar pending: jobs that wait there or are expected to run there.
+    :ivar prefetch: how many jobs it may hold.
+    :ivar last_assigned: sequence number of the last assignment to it, -1 if none.
+    """
+
+    gpu_id: int
+    state: BackendState = BackendState.READY
+    active: tuple[Order, ...] = ()
+    running: int = 0
+    pending: int = 0
+    prefetch: int = 2
+    last_assigned: int = -1
+
+    @property
+    def available(self) -> bool:
+        """Whether it takes jobs at all."""
+        return self.state is BackendState.READY
+
+    def accepts(self, job: Job) -> bool:
+        """Whether `job` may be handed over now.
+
+        A job that belongs before what the backend holds (``front``) may take
+        one place more than `prefetch`, so that it runs next.
+        """
+        if not self.available or self.gpu_id not in job.targets:
+            return False
+        ahead = sum(1 for order in self.active if order < job.order)
+        return ahead < self.prefetch and len(self.active) <= self.prefetch
+
+
+@frozen
+class Choice:
+    """A policy's answer: this job goes to this GPU next."""
+
+    job: Job
+    gpu_id: int
+
+
+@frozen(kw_only=True)
+class Device:
+    """One accelerator, or one share of the CPU.
+
+    :ivar gpu_id: index in the order of the ``devices`` key.
+    :ivar label: what the configuration calls it: ``0``, a UUID, ``cpu``.
+    :ivar name: what people call it, such as ``NVIDIA GeForce RTX 4090``.
+    :ivar environment: variables that bind a process to it.
+    :ivar arguments: ComfyUI options that bind a process to it (``--cpu``).
+    """
+
+    gpu_id: int
+    label: str
+    name: str
+    environment: Mapping[str, str] = field(factory=dict)
+    arguments: tuple[str, ...] = ()
