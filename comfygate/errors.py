@@ -67,13 +67,13 @@ class GateError(Exception):
         return found
 
 
-class BackendFault(Exception):
+class BackendError(Exception):
     """A request from the gate to a ComfyUI did not get an answer."""
 
 
-class BackendUnreachable(BackendFault):
+class BackendUnreachable(BackendError):
     """No connection was made: nothing was sent, so sending again is safe."""
 
 
-class BackendUnclear(BackendFault):
+class BackendUnclear(BackendError):
     """The request may have been carried out: look the outcome up, never resend."""

@@ -36,7 +36,9 @@ class IRoutingPolicy(Interface):
 class IInterruptPolicy(Interface):
     """Decides on which GPUs a prompt that is to be interrupted is looked for."""
 
-    def candidates(prompt_id: str, job: Job | None, gpu_id: int | None, backends: Sequence[BackendView]) -> Sequence[int]:
+    def candidates(
+        prompt_id: str, job: Job | None, gpu_id: int | None, backends: Sequence[BackendView]
+    ) -> Sequence[int]:
         """List the GPUs to ask, in order.
 
         :param prompt_id: what the client wants stopped.

@@ -1,0 +1,169 @@
+"""Which job is where, and in which state.
+
+Plain bookkeeping: whoever does the I/O says what happened, and everybody else
+asks.  Jobs that have ended are remembered by id, within a bound, so that an id
+is not used twice and an interrupt can tell "over" from "never heard of".
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable
+
+from attrs import define, evolve, frozen
+
+from comfygate.model import BackendState, BackendView, Job, JobState
+from comfygate.queue import WaitingJobs
+
+
+@frozen
+class Held:
+    """A job that a backend holds, or is being sent."""
+
+    job: Job
+    gpu_id: int
+    state: JobState
+
+
+@frozen
+class Ended:
+    """A job that is over."""
+
+    gpu_id: int | None
+    state: JobState
+
+
+@define
+class _Gpu:
+    held: dict[str, Held]
+    strangers_running: int = 0
+    strangers_pending: int = 0
+    last_assigned: int = -1
+
+
+class Ledger:
+    """Every job from its acceptance to its end.
+
+    :param gpu_ids: the GPUs there are.
+    :param waiting: the queue to keep waiting jobs in.
+    :param remembered: how many ended jobs are remembered.
+    """
+
+    def __init__(self, gpu_ids: Iterable[int], waiting: WaitingJobs, remembered: int = 10_000) -> None:
+        self.waiting = waiting
+        self._gpus = {gpu_id: _Gpu({}) for gpu_id in gpu_ids}
+        self._where: dict[str, int] = {}
+        self._expected: Counter[int] = Counter()
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
+        self._remembered = remembered
+        self._assignments = 0
+
+    # What happened.
+
+    def accept(self, job: Job) -> None:
+        """A job waits from now on, for the first time or again."""
+        self.waiting.add(job)
+        self._expected[job.expected] += 1
+
+    def assign(self, prompt_id: str, gpu_id: int) -> Job:
+        """A waiting job is being sent to a backend.
+
+        :raises KeyError: if it is not waiting.
+        """
+        job = self._stop_waiting(prompt_id)
+        self.hold(job, gpu_id, JobState.SENT)
+        self._gpus[gpu_id].last_assigned = self._assignments
+        self._assignments += 1
+        return job
+
+    def hold(self, job: Job, gpu_id: int, state: JobState) -> None:
+        """A backend holds `job`, in this state."""
+        self._gpus[gpu_id].held[job.prompt_id] = Held(job, gpu_id, state)
+        self._where[job.prompt_id] = gpu_id
+
+    def put_back(self, prompt_id: str, *, attempts: int) -> Job:
+        """A job that a backend held waits again, in its old place."""
+        held = self._let_go(prompt_id)
+        job = evolve(held.job, attempts=attempts)
+        self.accept(job)
+        return job
+
+    def end(self, prompt_id: str, state: JobState) -> None:
+        """A job is over, wherever it was."""
+        gpu_id = self._where.get(prompt_id)
+        if gpu_id is None:
+            self._stop_waiting(prompt_id)
+        else:
+            self._let_go(prompt_id)
+        self._ended[prompt_id] = Ended(gpu_id, state)
+        if len(self._ended) > self._remembered:
+            self._ended.popitem(last=False)
+
+    def strangers(self, gpu_id: int, running: int, pending: int) -> None:
+        """A backend holds this many jobs that did not come through us."""
+        self._gpus[gpu_id].strangers_running = running
+        self._gpus[gpu_id].strangers_pending = pending
+
+    # What is known.
+
+    def knows(self, prompt_id: str) -> bool:
+        """Whether the id was accepted before, as far as is remembered."""
+        return prompt_id in self.waiting or prompt_id in self._where or prompt_id in self._ended
+
+    def held(self, prompt_id: str) -> Held | None:
+        """The job, if a backend holds it."""
+        gpu_id = self._where.get(prompt_id)
+        return None if gpu_id is None else self._gpus[gpu_id].held[prompt_id]
+
+    def ended(self, prompt_id: str) -> Ended | None:
+        """How the job ended, if it did and is remembered."""
+        return self._ended.get(prompt_id)
+
+    def held_by(self, gpu_id: int) -> list[Held]:
+        """The jobs that a backend holds, in running order."""
+        return sorted(self._gpus[gpu_id].held.values(), key=lambda held: held.job.order)
+
+    def expected_on(self, gpu_id: int) -> list[Job]:
+        """The waiting jobs that are listed under a GPU, in running order."""
+        if not self._expected[gpu_id]:
+            return []
+        return sorted((job for job in self.waiting if job.expected == gpu_id), key=lambda job: job.order)
+
+    def listed(self, gpu_id: int) -> tuple[list[Job], list[Job]]:
+        """What a GPU's queue shows: (running, pending), each in running order."""
+        held = self.held_by(gpu_id)
+        running = [one.job for one in held if one.state is JobState.RUNNING]
+        pending = [one.job for one in held if one.state is not JobState.RUNNING]
+        return running, sorted([*pending, *self.expected_on(gpu_id)], key=lambda job: job.order)
+
+    def unseen(self, gpu_id: int) -> int:
+        """How many of a GPU's jobs its backend does not count yet."""
+        sent = sum(1 for held in self._gpus[gpu_id].held.values() if held.state is JobState.SENT)
+        return self._expected[gpu_id] + sent
+
+    def remaining(self, gpu_id: int) -> int:
+        """How many jobs run or wait on a GPU: ComfyUI's queue_remaining."""
+        gpu = self._gpus[gpu_id]
+        return len(gpu.held) + self._expected[gpu_id] + gpu.strangers_running + gpu.strangers_pending
+
+    def view(self, gpu_id: int, state: BackendState, prefetch: int) -> BackendView:
+        """What a policy sees of a GPU."""
+        gpu = self._gpus[gpu_id]
+        running = sum(1 for held in gpu.held.values() if held.state is JobState.RUNNING)
+        return BackendView(
+            gpu_id=gpu_id,
+            state=state,
+            active=tuple(held.job.order for held in gpu.held.values()),
+            running=running + gpu.strangers_running,
+            pending=len(gpu.held) - running + gpu.strangers_pending + self._expected[gpu_id],
+            prefetch=prefetch,
+            last_assigned=gpu.last_assigned,
+        )
+
+    def _stop_waiting(self, prompt_id: str) -> Job:
+        job = self.waiting.remove(prompt_id)
+        self._expected[job.expected] -= 1
+        return job
+
+    def _let_go(self, prompt_id: str) -> Held:
+        return self._gpus[self._where.pop(prompt_id)].held.pop(prompt_id)

@@ -1,0 +1,93 @@
+"""Which requests the control plane must understand, and which cost a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import unquote_to_bytes
+
+from attrs import frozen
+
+DEFAULT_METERED = ("POST *", "PUT *", "PATCH *", "DELETE *", "GET /queue", "GET /history", "GET /prompt")
+
+_CONTROL = {
+    b"/prompt": frozenset({b"GET", b"HEAD", b"POST"}),
+    b"/queue": frozenset({b"GET", b"HEAD", b"POST"}),
+    b"/queue/all": frozenset({b"GET", b"HEAD"}),
+    b"/interrupt": frozenset({b"POST"}),
+}
+_READ_WRITE = frozenset({b"GET", b"HEAD", b"POST"})
+_READ = frozenset({b"GET", b"HEAD"})
+
+
+@frozen
+class Route:
+    """What a request is about.
+
+    :ivar path: percent-decoded once, without the query and the ``/api`` prefix,
+        so that the spelling of a path cannot lead around the gate.
+    :ivar control: whether the control plane answers it.
+    """
+
+    method: bytes
+    path: bytes
+    control: bool
+
+
+def classify(method: bytes, path: bytes, *, several: bool) -> Route:
+    """Tell what a request is about.
+
+    :param path: the request target up to its query, as received.
+    :param several: whether the gate's set may hold several backends, so that
+        histories have to be merged.
+    """
+    plain = _plain(path)
+    return Route(method, plain, _is_control(method, plain, several))
+
+
+def _plain(path: bytes) -> bytes:
+    # aiohttp matches routes on the decoded path but keeps an encoded slash.
+    decoded = b"%2F".join(unquote_to_bytes(part) for part in path.replace(b"%2f", b"%2F").split(b"%2F"))
+    return decoded[4:] if decoded.startswith(b"/api/") else decoded
+
+
+def _is_control(method: bytes, path: bytes, several: bool) -> bool:
+    methods = _CONTROL.get(path)
+    if methods is not None:
+        return method in methods
+    if path == b"/comfygate" or path.startswith(b"/comfygate/"):
+        return True
+    if not several:
+        return False
+    if path == b"/history":
+        return method in _READ_WRITE
+    return path.startswith(b"/history/") and method in _READ
+
+
+class Metering:
+    """Tells which requests cost a token.
+
+    :param patterns: each ``METHOD /path``, ``METHOD /path/*`` or ``METHOD *``;
+        the method may be ``*`` and GET includes HEAD.
+    """
+
+    def __init__(self, patterns: Sequence[str] = DEFAULT_METERED) -> None:
+        self._exact: set[tuple[bytes, bytes]] = set()
+        self._prefixes: list[tuple[bytes, bytes]] = []
+        for pattern in patterns:
+            method, path = pattern.encode("ascii").split()
+            if path.endswith(b"*"):
+                self._prefixes.append((method, path[:-1]))
+            else:
+                self._exact.add((method, path))
+
+    def metered(self, route: Route) -> bool:
+        """Whether the request costs a token.
+
+        Interrupts never do: stopping work must not wait for starting work.
+        """
+        if route.path == b"/interrupt":
+            return False
+        method = b"GET" if route.method == b"HEAD" else route.method
+        if (method, route.path) in self._exact or (b"*", route.path) in self._exact:
+            return True
+        return any(wanted in (method, b"*") and route.path.startswith(start) for wanted, start in self._prefixes)

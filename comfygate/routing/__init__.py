@@ -1,0 +1,1 @@
+"""Policies: which waiting job goes to which GPU next, and where to look for a prompt."""

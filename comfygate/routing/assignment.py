@@ -1,0 +1,60 @@
+"""The next assignment, over all gates: one pure function, asked whenever something changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import evolve, frozen
+
+from comfygate.interfaces import IRoutingPolicy
+from comfygate.model import BackendView, Choice, Job
+
+
+@frozen
+class GateRouting:
+    """How one gate's jobs are routed.
+
+    :ivar gpu_ids: the gate's set.
+    """
+
+    name: str
+    gpu_ids: tuple[int, ...]
+    policy: IRoutingPolicy
+
+
+def next_choice(
+    gates: Sequence[GateRouting],
+    waiting: Mapping[str, Sequence[Job]],
+    views: Mapping[int, BackendView],
+    now: float,
+) -> Choice | None:
+    """Which job goes to which GPU next.
+
+    Each gate's policy proposes; among the proposals, the job that would run
+    first wins, since gates compete for the same GPUs.
+
+    :param waiting: jobs by gate, in running order.
+    :param views: all backends by gpu_id.
+    :return: ``None`` if nothing can be handed over now.
+    """
+    proposals = []
+    for gate in gates:
+        backends = [views[gpu_id] for gpu_id in gate.gpu_ids]
+        jobs = waiting.get(gate.name, ())
+        if jobs and any(view.available and len(view.active) <= view.prefetch for view in backends):
+            choice = gate.policy.select(jobs, backends, now)
+            if choice is not None and views[choice.gpu_id].accepts(choice.job):
+                proposals.append(choice)
+    return min(proposals, key=lambda choice: choice.job.order, default=None)
+
+
+def expected_gpu(gate: GateRouting, job: Job, views: Mapping[int, BackendView], now: float) -> int | None:
+    """Where a policy would send `job` if every backend had room.
+
+    :return: a gpu_id, or ``None`` if no backend of the job's targets is READY.
+    """
+    empty = [evolve(views[gpu_id], active=()) for gpu_id in gate.gpu_ids]
+    choice = gate.policy.select((job,), empty, now)
+    if choice is not None:
+        return choice.gpu_id
+    return min((view.gpu_id for view in empty if view.available and view.gpu_id in job.targets), default=None)

@@ -1,0 +1,34 @@
+"""What policies that keep the queue's order have in common."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from zope.interface import implementer
+
+from comfygate.interfaces import IRoutingPolicy
+from comfygate.model import BackendView, Choice, Job
+
+
+@implementer(IRoutingPolicy)
+class InOrder(ABC):
+    """Takes the first job that any backend accepts; subclasses pick the backend."""
+
+    def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+        """See :class:`comfygate.interfaces.IRoutingPolicy`."""
+        for job in waiting:
+            candidates = [view for view in backends if view.accepts(job)]
+            picked = self.pick(job, candidates, backends) if candidates else None
+            if picked is not None:
+                return Choice(job, picked.gpu_id)
+        return None
+
+    @abstractmethod
+    def pick(self, job: Job, candidates: Sequence[BackendView], backends: Sequence[BackendView]) -> BackendView | None:
+        """Pick a backend for `job`.
+
+        :param candidates: those that would accept it now; never empty.
+        :param backends: the whole set.
+        :return: one of `candidates`, or ``None`` to let the job wait.
+        """
