@@ -74,6 +74,7 @@ class IBackend(Interface):
     """One ComfyUI, ours or someone else's."""
 
     gpu_id: int = Attribute("index in the order of devices")
+    owned: bool = Attribute("whether its process is ours, so that its jobs die with it")
     name: str = Attribute("what people call the device")
     device: str = Attribute("what the configuration calls the device")
     state: BackendState = Attribute("where it is in its life")

@@ -33,11 +33,31 @@ class Ended:
     state: JobState
 
 
+@frozen
+class Stranger:
+    """A job in a backend's queue that did not come through us.
+
+    :ivar item: the job as GET /queue lists it, in JSON.
+    """
+
+    prompt_id: str
+    number: float
+    running: bool
+    item: bytes
+
+
+@frozen
+class Listing:
+    """A GPU's queue as clients see it: items of GET /queue, in running order."""
+
+    running: tuple[bytes, ...]
+    pending: tuple[bytes, ...]
+
+
 @define
 class _Gpu:
     held: dict[str, Held]
-    strangers_running: int = 0
-    strangers_pending: int = 0
+    strangers: tuple[Stranger, ...] = ()
     last_assigned: int = -1
 
 
@@ -99,10 +119,13 @@ class Ledger:
         if len(self._ended) > self._remembered:
             self._ended.popitem(last=False)
 
-    def strangers(self, gpu_id: int, running: int, pending: int) -> None:
-        """A backend holds this many jobs that did not come through us."""
-        self._gpus[gpu_id].strangers_running = running
-        self._gpus[gpu_id].strangers_pending = pending
+    def forget(self, prompt_id: str) -> None:
+        """A backend turned out not to have taken the job, and its client knows."""
+        self._let_go(prompt_id)
+
+    def meet(self, gpu_id: int, strangers: tuple[Stranger, ...]) -> None:
+        """A backend's queue holds these jobs that did not come through us."""
+        self._gpus[gpu_id].strangers = strangers
 
     # What is known.
 
@@ -129,33 +152,39 @@ class Ledger:
             return []
         return sorted((job for job in self.waiting if job.expected == gpu_id), key=lambda job: job.order)
 
-    def listed(self, gpu_id: int) -> tuple[list[Job], list[Job]]:
-        """What a GPU's queue shows: (running, pending), each in running order."""
-        held = self.held_by(gpu_id)
-        running = [one.job for one in held if one.state is JobState.RUNNING]
-        pending = [one.job for one in held if one.state is not JobState.RUNNING]
-        return running, sorted([*pending, *self.expected_on(gpu_id)], key=lambda job: job.order)
+    def listing(self, gpu_id: int) -> Listing:
+        """What a GPU's queue shows."""
+        rows = [(held.job.order, held.state is JobState.RUNNING, held.job.item) for held in self.held_by(gpu_id)]
+        rows += [(job.order, False, job.item) for job in self.expected_on(gpu_id)]
+        rows += [((one.number, 0), one.running, one.item) for one in self._gpus[gpu_id].strangers]
+        rows.sort(key=lambda row: row[0])
+        return Listing(
+            running=tuple(item for _, running, item in rows if running),
+            pending=tuple(item for _, running, item in rows if not running),
+        )
 
     def unseen(self, gpu_id: int) -> int:
         """How many of a GPU's jobs its backend does not count yet."""
-        sent = sum(1 for held in self._gpus[gpu_id].held.values() if held.state is JobState.SENT)
+        uncounted = (JobState.SENT, JobState.UNCLEAR)
+        sent = sum(1 for held in self._gpus[gpu_id].held.values() if held.state in uncounted)
         return self._expected[gpu_id] + sent
 
     def remaining(self, gpu_id: int) -> int:
         """How many jobs run or wait on a GPU: ComfyUI's queue_remaining."""
         gpu = self._gpus[gpu_id]
-        return len(gpu.held) + self._expected[gpu_id] + gpu.strangers_running + gpu.strangers_pending
+        return len(gpu.held) + self._expected[gpu_id] + len(gpu.strangers)
 
     def view(self, gpu_id: int, state: BackendState, prefetch: int) -> BackendView:
         """What a policy sees of a GPU."""
         gpu = self._gpus[gpu_id]
         running = sum(1 for held in gpu.held.values() if held.state is JobState.RUNNING)
+        running += sum(1 for stranger in gpu.strangers if stranger.running)
         return BackendView(
             gpu_id=gpu_id,
             state=state,
             active=tuple(held.job.order for held in gpu.held.values()),
-            running=running + gpu.strangers_running,
-            pending=len(gpu.held) - running + gpu.strangers_pending + self._expected[gpu_id],
+            running=running,
+            pending=self.remaining(gpu_id) - running,
             prefetch=prefetch,
             last_assigned=gpu.last_assigned,
         )

@@ -27,6 +27,7 @@ class JobState(Enum):
 
     WAITING = "waiting"  #: in our queue
     SENT = "sent"  #: on its way to a backend, not yet acknowledged
+    UNCLEAR = "unclear"  #: sent without a clear answer; being looked up
     PENDING = "pending"  #: in a backend's queue
     RUNNING = "running"
     DONE = "done"

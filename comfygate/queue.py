@@ -53,6 +53,13 @@ class WaitingJobs:
         del jobs[bisect_left(jobs, job.order, key=_order)]
         return job
 
+    def get(self, prompt_id: str) -> Job:
+        """A waiting job.
+
+        :raises KeyError: if it is not waiting.
+        """
+        return self._jobs[prompt_id]
+
     def of_gate(self, gate: str) -> Sequence[Job]:
         """The jobs that came through `gate`, in the order in which they would run."""
         return self._gates.get(gate, ())

@@ -15,7 +15,6 @@ _CONTROL = {
     b"/queue/all": frozenset({b"GET", b"HEAD"}),
     b"/interrupt": frozenset({b"POST"}),
 }
-_READ_WRITE = frozenset({b"GET", b"HEAD", b"POST"})
 _READ = frozenset({b"GET", b"HEAD"})
 
 
@@ -38,14 +37,17 @@ def classify(method: bytes, path: bytes, *, several: bool) -> Route:
 
     :param path: the request target up to its query, as received.
     :param several: whether the gate's set may hold several backends, so that
-        histories have to be merged.
+        a history has to be looked for.
     """
-    plain = _plain(path)
+    plain = plain_path(path)
     return Route(method, plain, _is_control(method, plain, several))
 
 
-def _plain(path: bytes) -> bytes:
-    # aiohttp matches routes on the decoded path but keeps an encoded slash.
+def plain_path(path: bytes) -> bytes:
+    """A path as ComfyUI's router sees it, without the ``/api`` prefix.
+
+    aiohttp matches routes on the path decoded once, but keeps an encoded slash.
+    """
     decoded = b"%2F".join(unquote_to_bytes(part) for part in path.replace(b"%2f", b"%2F").split(b"%2F"))
     return decoded[4:] if decoded.startswith(b"/api/") else decoded
 
@@ -56,11 +58,7 @@ def _is_control(method: bytes, path: bytes, several: bool) -> bool:
         return method in methods
     if path == b"/comfygate" or path.startswith(b"/comfygate/"):
         return True
-    if not several:
-        return False
-    if path == b"/history":
-        return method in _READ_WRITE
-    return path.startswith(b"/history/") and method in _READ
+    return several and path.startswith(b"/history/") and method in _READ
 
 
 class Metering:

@@ -1,0 +1,1 @@
+"""The control plane: what the gate has to understand, answered over HTTP."""

@@ -1,0 +1,53 @@
+"""The shared state of the control plane: which gates, backends and jobs there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+
+from comfygate.backend.fleet import Fleet
+from comfygate.ledger import Ledger
+from comfygate.model import BackendView
+from comfygate.routing.assignment import GateRouting
+
+
+class Books:
+    """Fleet, ledger and gates together, and the news that something changed.
+
+    :param prefetch: how many jobs a backend may hold: the running one and the next.
+    """
+
+    def __init__(
+        self, fleet: Fleet, ledger: Ledger, gates: Sequence[GateRouting], clock: IReactorTime, prefetch: int
+    ) -> None:
+        self.fleet = fleet
+        self.ledger = ledger
+        self.gates = {gate.name: gate for gate in gates}
+        self.clock = clock
+        self._prefetch = prefetch
+        self._watchers: list[Callable[[], None]] = []
+        self._announcing = False
+
+    def view(self, gpu_id: int) -> BackendView:
+        """What a policy sees of one GPU now."""
+        return self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
+
+    def views(self) -> dict[int, BackendView]:
+        """What a policy sees of every GPU now."""
+        return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Call `watcher`, with no arguments, after every change of queue or backends."""
+        self._watchers.append(watcher)
+
+    def changed(self) -> None:
+        """Tell the watchers, once for everything that happens in this turn of the reactor."""
+        if not self._announcing:
+            self._announcing = True
+            self.clock.callLater(0, self._announce)
+
+    def _announce(self) -> None:
+        self._announcing = False
+        for watcher in self._watchers:
+            watcher()

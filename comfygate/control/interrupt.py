@@ -1,0 +1,152 @@
+"""Stopping work: prompts that run are interrupted, prompts that wait are taken out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from comfygate.control.books import Books
+from comfygate.errors import BackendError
+from comfygate.interfaces import IInterruptPolicy
+from comfygate.model import JobState
+from comfygate.routing.assignment import GateRouting
+
+_SENDING_PATIENCE = 10.0
+"""Seconds that a job may take from our hands into a backend's queue before we look there."""
+
+
+@frozen
+class Interrupted:
+    """Where an interrupt found its prompt.
+
+    :ivar state: ``running``, ``pending`` or ``unknown``.
+    """
+
+    prompt_id: str
+    gpu_id: int | None
+    state: str
+
+
+class Interrupts:
+    """Finds prompts and stops them, and never touches another one."""
+
+    _log = Logger()
+
+    def __init__(self, books: Books, policy: IInterruptPolicy) -> None:
+        self._books = books
+        self._ledger = books.ledger
+        self._policy = policy
+
+    async def prompt(self, prompt_id: str) -> Interrupted:
+        """Stop one prompt, wherever it is."""
+        await self._settled(prompt_id)
+        if prompt_id in self._ledger.waiting:
+            return self._cancel_waiting(prompt_id)
+        held = self._ledger.held(prompt_id)
+        job, gpu_id = (held.job, held.gpu_id) if held else (None, None)
+        if held is None and self._ledger.ended(prompt_id) is not None:
+            return Interrupted(prompt_id, None, "unknown")
+        views = tuple(self._books.views().values())
+        for candidate in self._policy.candidates(prompt_id, job, gpu_id, views):
+            state = await self._stop_on(candidate, prompt_id)
+            if state is not None:
+                return Interrupted(prompt_id, candidate, state)
+        return Interrupted(prompt_id, None, "unknown")
+
+    async def running(self, gate: GateRouting) -> None:
+        """Stop whatever runs on a gate's GPUs, as a single ComfyUI would.
+
+        :raises GateError: 503 if none of them serves requests now.
+        """
+        self._books.fleet.first_ready(gate.gpu_ids)
+        for backend in self._books.fleet.ready(gate.gpu_ids):
+            client: Any = backend
+            with self._log.failuresHandled("interrupting GPU {gpu_id}", gpu_id=backend.gpu_id):
+                await client.client.interrupt(None)
+
+    async def client(self, gate: GateRouting, client_id: str) -> None:
+        """Stop what runs for one client on a gate's GPUs."""
+        for gpu_id in gate.gpu_ids:
+            for held in self._ledger.held_by(gpu_id):
+                if held.state is JobState.RUNNING and held.job.client_id == client_id:
+                    await self.prompt(held.job.prompt_id)
+
+    async def remove_pending(self, gate: GateRouting, prompt_ids: Iterable[str] | None) -> None:
+        """Take waiting prompts out of a gate's queues; running ones are left alone.
+
+        :param prompt_ids: which; ``None`` for all of them.  Unknown ids are
+            ignored, as ComfyUI does.
+        """
+        wanted = None if prompt_ids is None else frozenset(prompt_ids)
+        ours = frozenset(gate.gpu_ids)
+        for job in list(self._ledger.waiting):
+            if job.targets <= ours and (wanted is None or job.prompt_id in wanted):
+                self._cancel_waiting(job.prompt_id)
+        for backend in self._books.fleet.ready(gate.gpu_ids):
+            with self._log.failuresHandled("clearing the queue of GPU {gpu_id}", gpu_id=backend.gpu_id):
+                await self._remove_held(backend, wanted)
+
+    def _cancel_waiting(self, prompt_id: str) -> Interrupted:
+        job = self._ledger.waiting.get(prompt_id)
+        self._ledger.end(prompt_id, JobState.CANCELLED)
+        self._books.changed()
+        return Interrupted(prompt_id, job.expected, "pending")
+
+    async def _settled(self, prompt_id: str) -> None:
+        # A job on its way is in neither queue; it arrives within milliseconds.
+        deadline = self._books.clock.seconds() + _SENDING_PATIENCE
+        while self._books.clock.seconds() < deadline:
+            held = self._ledger.held(prompt_id)
+            if held is None or held.state is not JobState.SENT:
+                return
+            await self._pause()
+
+    def _pause(self) -> Deferred[None]:
+        clock: IReactorTime = self._books.clock
+        return deferLater(clock, 0.02)
+
+    async def _stop_on(self, gpu_id: int, prompt_id: str) -> str | None:
+        backend: Any = self._books.fleet[gpu_id]
+        if backend not in self._books.fleet.ready((gpu_id,)):
+            return None
+        client = backend.client
+        try:
+            queue = await client.queue()
+            if prompt_id in queue.pending:
+                # It may start before it is deleted, so the queue is asked again.
+                await client.delete([prompt_id])
+                queue = await client.queue()
+                if prompt_id not in queue.running:
+                    await self._note_removed(client, prompt_id)
+                    return "pending"
+            if prompt_id in queue.running:
+                await client.interrupt(prompt_id)
+                return "running"
+        except (BackendError, DeferredTimeoutError) as error:
+            self._log.warn("GPU {gpu_id} cannot be asked about {id}: {error}", gpu_id=gpu_id, id=prompt_id, error=error)
+        return None
+
+    async def _note_removed(self, client: Any, prompt_id: str) -> None:
+        if self._ledger.held(prompt_id) is None or await client.history(prompt_id) is not None:
+            return
+        if self._ledger.held(prompt_id) is not None:
+            self._ledger.end(prompt_id, JobState.CANCELLED)
+            self._books.changed()
+
+    async def _remove_held(self, backend: Any, wanted: frozenset[str] | None) -> None:
+        queue = await backend.client.queue()
+        doomed = [prompt_id for prompt_id in queue.pending if wanted is None or prompt_id in wanted]
+        if not doomed:
+            return
+        await backend.client.delete(doomed)
+        left = (await backend.client.queue()).running
+        for prompt_id in doomed:
+            if prompt_id not in left:
+                await self._note_removed(backend.client, prompt_id)

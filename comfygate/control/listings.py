@@ -1,0 +1,113 @@
+"""What runs and waits, as clients ask for it.
+
+Every job carries its JSON, so that a listing is made of pieces and nothing is
+encoded again, however long the queue is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+
+from comfygate.control.books import Books
+from comfygate.control.replies import joined
+from comfygate.errors import BackendError, GateError
+from comfygate.interfaces import IBackend
+from comfygate.ledger import Listing
+from comfygate.model import BackendState
+from comfygate.routing.assignment import GateRouting
+
+
+class Listings:
+    """Queues and single histories.
+
+    :param ports: the port that each GPU answers on.
+    """
+
+    def __init__(self, books: Books, ports: dict[int, int]) -> None:
+        self._books = books
+        self._ledger = books.ledger
+        self._ports = ports
+
+    def remaining(self, gate: GateRouting) -> int:
+        """How many prompts run or wait on a gate's GPUs.
+
+        :raises GateError: 503 if none of them serves requests now.
+        """
+        self._books.fleet.first_ready(gate.gpu_ids)
+        return sum(self._ledger.remaining(gpu_id) for gpu_id in gate.gpu_ids)
+
+    def queue(self, gate: GateRouting) -> Iterator[bytes]:
+        """GET /queue: ``{"queue_running": […], "queue_pending": […]}``, and ``gpu_id`` on a GPU's port.
+
+        :return: JSON in pieces.
+        :raises GateError: 503 if none of the gate's GPUs serves requests now.
+        """
+        self._books.fleet.first_ready(gate.gpu_ids)
+        listings = [self._ledger.listing(gpu_id) for gpu_id in gate.gpu_ids]
+        return self._queue(listings, gate.gpu_ids)
+
+    def _queue(self, listings: list[Listing], gpu_ids: tuple[int, ...]) -> Iterator[bytes]:
+        yield b'{"queue_running":'
+        yield from joined(item for listing in listings for item in listing.running)
+        yield b',"queue_pending":'
+        yield from joined(item for listing in listings for item in listing.pending)
+        yield b',"gpu_id":%d}' % gpu_ids[0] if len(gpu_ids) == 1 else b"}"
+
+    def all(self) -> Iterator[bytes]:
+        """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals."""
+        listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in self._books.fleet}
+        yield b'{"queues":['
+        for index, backend in enumerate(self._books.fleet):
+            yield b"," if index else b""
+            yield from self._one_of_all(backend, listings[backend.gpu_id])
+        totals = {
+            "total_running": sum(len(listing.running) for listing in listings.values()),
+            "total_pending": sum(len(listing.pending) for listing in listings.values()),
+        }
+        yield b"]," + orjson.dumps(totals)[1:]
+
+    def _one_of_all(self, backend: IBackend, listing: Listing) -> Iterator[bytes]:
+        facts = {
+            "gpu_id": backend.gpu_id,
+            "state": backend.state.value,
+            "port": self._ports[backend.gpu_id],
+            "device": backend.device,
+            "name": backend.name,
+            "running_count": len(listing.running),
+            "pending_count": len(listing.pending),
+        }
+        yield orjson.dumps(facts)[:-1]
+        yield b',"queue_running":'
+        yield from joined(listing.running)
+        yield b',"queue_pending":'
+        yield from joined(listing.pending)
+        yield b"}"
+
+    async def history(self, gate: GateRouting, prompt_id: str) -> dict[str, Any]:
+        """GET /history/{id} over several GPUs: ``{id: entry}``, or ``{}``.
+
+        :raises GateError: 503 if the GPU that should know does not serve requests now.
+        """
+        for gpu_id in self._historians(gate, prompt_id):
+            backend: Any = self._books.fleet[gpu_id]
+            if backend.state is not BackendState.READY:
+                continue
+            try:
+                entry = await backend.client.history(prompt_id)
+            except (BackendError, DeferredTimeoutError) as error:
+                message = f"GPU {gpu_id} did not tell its history"
+                raise GateError(502, "backend_failed", message, str(error), retry_after=1) from None
+            if entry is not None:
+                return {prompt_id: entry}
+        return {}
+
+    def _historians(self, gate: GateRouting, prompt_id: str) -> tuple[int, ...]:
+        held, ended = self._ledger.held(prompt_id), self._ledger.ended(prompt_id)
+        gpu_id = held.gpu_id if held else ended.gpu_id if ended else None
+        if gpu_id is not None:
+            return (gpu_id,)
+        return () if self._ledger.knows(prompt_id) else gate.gpu_ids

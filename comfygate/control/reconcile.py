@@ -1,0 +1,185 @@
+"""Keeps the ledger true: compares it with what backends say about their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from comfygate.control.books import Books
+from comfygate.errors import BackendError
+from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.ledger import Held, Stranger
+from comfygate.model import BackendState, Job, JobState
+
+MOST_ATTEMPTS = 2
+"""A job that was running while two backends died is not tried a third time."""
+
+_EVERY = 5.0
+"""Seconds between looks at a busy backend that says nothing by itself."""
+
+
+@implementer(IBackendListener)
+class Reconciler:
+    """Looks at a backend's queue and history whenever it says that they changed.
+
+    A job that left the queue is looked up in the history by its id: the queue
+    is asked first, so that a job which ends meanwhile is found in the second.
+    """
+
+    _log = Logger()
+
+    def __init__(self, books: Books) -> None:
+        self._books = books
+        self._ledger = books.ledger
+        self._looking: dict[int, Deferred[None]] = {}
+        self._again: set[int] = set()
+        self._timer = LoopingCall(self._look_at_busy)
+        self._timer.clock = books.clock
+
+    def start(self) -> None:
+        """Follow every backend from now on."""
+        for backend in self._books.fleet:
+            backend.subscribe(self)
+        self._timer.start(_EVERY, now=False)
+
+    def stop(self) -> None:
+        """Ask no backend any more."""
+        self._timer.stop()
+        self._again.clear()
+        for looking in list(self._looking.values()):
+            looking.cancel()
+
+    def backend_changed(self, backend: IBackend) -> None:
+        """See :class:`comfygate.interfaces.IBackendListener`."""
+        if backend.state is BackendState.READY:
+            self.look(backend.gpu_id)
+        elif backend.owned:
+            self._lose(backend.gpu_id)
+        self._books.changed()
+
+    def queue_changed(self, backend: IBackend, remaining: int) -> None:
+        """See :class:`comfygate.interfaces.IBackendListener`."""
+        self.look(backend.gpu_id)
+
+    def look(self, gpu_id: int) -> None:
+        """Compare the ledger with this backend soon; once more if a look is under way."""
+        if gpu_id in self._looking:
+            self._again.add(gpu_id)
+            return
+        self._looking[gpu_id] = looking = Deferred.fromCoroutine(self._look(gpu_id))
+        looking.addBoth(self._looked, gpu_id)
+
+    def _looked(self, result: object, gpu_id: int) -> None:
+        del self._looking[gpu_id]
+        if isinstance(result, Failure) and not isinstance(result.value, CancelledError):
+            self._log.failure("looking at GPU {gpu_id}", failure=result, gpu_id=gpu_id)
+        if gpu_id in self._again:
+            self._again.discard(gpu_id)
+            self.look(gpu_id)
+
+    def _look_at_busy(self) -> None:
+        for backend in self._books.fleet.ready(self._books.fleet.gpu_ids):
+            if self._ledger.remaining(backend.gpu_id):
+                self.look(backend.gpu_id)
+
+    async def _look(self, gpu_id: int) -> None:
+        backend: Any = self._books.fleet[gpu_id]
+        if backend.state is not BackendState.READY:
+            return
+        # Only jobs that were acknowledged before the question can be missing from the answer.
+        asked = [held for held in self._ledger.held_by(gpu_id) if held.state is not JobState.SENT]
+        try:
+            queue = await backend.client.queue()
+            await self._compare(backend, asked, frozenset(queue.running), frozenset(queue.pending))
+        except (BackendError, DeferredTimeoutError) as error:
+            self._log.debug("GPU {gpu_id} does not tell its queue: {error}", gpu_id=gpu_id, error=error)
+            return
+        self._meet_strangers(gpu_id, queue)
+        self._books.changed()
+
+    async def _compare(
+        self, backend: Any, asked: Iterable[Held], running: frozenset[str], pending: frozenset[str]
+    ) -> None:
+        for held in asked:
+            if held.job.prompt_id in running:
+                self._settle(held, JobState.RUNNING)
+            elif held.job.prompt_id in pending:
+                self._settle(held, JobState.PENDING)
+            else:
+                entry = await backend.client.history(held.job.prompt_id)
+                self._left(held, entry)
+
+    def _settle(self, held: Held, state: JobState) -> None:
+        if self._is_current(held) and held.state is not state:
+            self._ledger.hold(held.job, held.gpu_id, state)
+
+    def _left(self, held: Held, entry: dict[str, Any] | None) -> None:
+        if not self._is_current(held):
+            return
+        if entry is not None:
+            self._ledger.end(held.job.prompt_id, outcome(entry))
+        elif held.state is JobState.UNCLEAR:
+            self._try_again(held)
+        else:
+            # Removed from the queue or the history by someone who asked ComfyUI itself.
+            self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
+
+    def _is_current(self, held: Held) -> bool:
+        return self._ledger.held(held.job.prompt_id) is held
+
+    def _meet_strangers(self, gpu_id: int, queue: Any) -> None:
+        listed = [(item, True) for item in queue.running_items] + [(item, False) for item in queue.pending_items]
+        strangers = tuple(
+            Stranger(prompt_id=str(item[1]), number=float(item[0]), running=running, item=orjson.dumps(item))
+            for item, running in listed
+            if not self._ledger.knows(str(item[1]))
+        )
+        self._ledger.meet(gpu_id, strangers)
+
+    def _lose(self, gpu_id: int) -> None:
+        # Queue and history died with the process; the jobs wait again in their old order.
+        self._ledger.meet(gpu_id, ())
+        for held in self._ledger.held_by(gpu_id):
+            if held.state is JobState.RUNNING:
+                self._try_again(held)
+            else:
+                self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+
+    def _try_again(self, held: Held) -> None:
+        job = held.job
+        attempts = job.attempts + 1
+        if attempts < MOST_ATTEMPTS:
+            self._log.warn("{prompt_id} waits again: GPU {gpu_id} lost it", prompt_id=job.prompt_id, gpu_id=held.gpu_id)
+            self._ledger.put_back(job.prompt_id, attempts=attempts)
+        else:
+            self._give_up(job, held.gpu_id)
+
+    def _give_up(self, job: Job, gpu_id: int) -> None:
+        self._log.error(
+            "{prompt_id} failed: it was lost {attempts} times, the last time by GPU {gpu_id}",
+            prompt_id=job.prompt_id,
+            attempts=MOST_ATTEMPTS,
+            gpu_id=gpu_id,
+        )
+        self._ledger.end(job.prompt_id, JobState.FAILED)
+
+
+def outcome(entry: dict[str, Any]) -> JobState:
+    """How a job ended.
+
+    :param entry: its entry in ComfyUI's /history.
+    """
+    status = entry.get("status") or {}
+    if status.get("status_str") == "success":
+        return JobState.DONE
+    messages = status.get("messages") or []
+    interrupted = any(message and message[0] == "execution_interrupted" for message in messages)
+    return JobState.CANCELLED if interrupted else JobState.FAILED

@@ -1,0 +1,171 @@
+"""The control plane's routes, one table; answered to the gates and on the control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from attrs import frozen
+from twisted.web.http import Request
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET, Site
+
+from comfygate.control.accept import Acceptance
+from comfygate.control.books import Books
+from comfygate.control.interrupt import Interrupts
+from comfygate.control.listings import Listings
+from comfygate.control.replies import Reply, respond
+from comfygate.errors import GateError
+from comfygate.routes import plain_path
+from comfygate.routing.assignment import GateRouting
+
+GATE_HEADER = b"X-ComfyGate-Gate"
+"""Names the gate that a request came through; the gates set it, clients cannot."""
+
+Endpoint = Callable[[GateRouting, Request], Awaitable[Reply]]
+
+
+@frozen
+class Control:
+    """What the routes answer with.
+
+    :ivar operator: the gate that a request on the control socket itself speaks
+        for: all GPUs.
+    """
+
+    books: Books
+    acceptance: Acceptance
+    listings: Listings
+    interrupts: Interrupts
+    operator: GateRouting
+
+    def endpoint(self, method: bytes, path: bytes) -> Endpoint:
+        """Who answers a request.
+
+        :raises GateError: 404 for a path that the control plane doesn't have.
+        """
+        table: dict[tuple[bytes, bytes], Endpoint] = {
+            (b"GET", b"/prompt"): self.get_prompt,
+            (b"POST", b"/prompt"): self.post_prompt,
+            (b"GET", b"/queue"): self.get_queue,
+            (b"POST", b"/queue"): self.post_queue,
+            (b"GET", b"/queue/all"): self.get_queue_all,
+            (b"POST", b"/interrupt"): self.post_interrupt,
+        }
+        found = table.get((b"GET" if method == b"HEAD" else method, path))
+        if found is None and path.startswith(b"/history/") and method in (b"GET", b"HEAD"):
+            found = self.get_history
+        if found is None:
+            raise GateError(404, "not_found", f"There is no {path.decode(errors='replace')} here")
+        return found
+
+    async def get_prompt(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /prompt: how many prompts run or wait."""
+        return Reply.json({"exec_info": {"queue_remaining": self.listings.remaining(gate)}})
+
+    async def post_prompt(self, gate: GateRouting, request: Request) -> Reply:
+        """POST /prompt: queue a prompt."""
+        pin = request.getHeader("X-Target-GPU")
+        answer = await self.acceptance.submit(gate, _body(request), pin)
+        return Reply.text((answer.body,), answer.status)
+
+    async def get_queue(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /queue: the gate's queue."""
+        return Reply.text(self.listings.queue(gate))
+
+    async def get_queue_all(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /queue/all: every GPU's queue, the same on every port."""
+        return Reply.text(self.listings.all())
+
+    async def post_queue(self, gate: GateRouting, request: Request) -> Reply:
+        """POST /queue ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
+        wanted = _object(request)
+        if wanted.get("clear"):
+            await self.interrupts.remove_pending(gate, None)
+        delete = wanted.get("delete", [])
+        if not isinstance(delete, list):
+            raise GateError(
+                400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.'
+            )
+        if delete:
+            await self.interrupts.remove_pending(gate, map(str, delete))
+        return Reply()
+
+    async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
+        """POST /interrupt ``{"prompt_id": id}``, or without one whatever runs here."""
+        wanted = _object(request)
+        prompt_id, client_id = _text(wanted, "prompt_id"), _text(wanted, "client_id")
+        if prompt_id:
+            found = await self.interrupts.prompt(prompt_id)
+            return Reply.json({"prompt_id": found.prompt_id, "gpu_id": found.gpu_id, "state": found.state})
+        if client_id and len(gate.gpu_ids) > 1:
+            await self.interrupts.client(gate, client_id)
+        else:
+            await self.interrupts.running(gate)
+        return Reply()
+
+    async def get_history(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /history/{id}: from whichever GPU ran the prompt; ``{}`` if none knows it."""
+        prompt_id = plain_path(request.path).removeprefix(b"/history/").decode(errors="replace")
+        return Reply.json(await self.listings.history(gate, prompt_id))
+
+
+class Root(Resource):
+    """Every request to the control plane."""
+
+    isLeaf = True
+
+    def __init__(self, control: Control) -> None:
+        super().__init__()
+        self._control = control
+
+    def render(self, request: Request) -> int:
+        respond(request, self._answer(request))
+        return NOT_DONE_YET
+
+    async def _answer(self, request: Request) -> Reply:
+        endpoint = self._control.endpoint(request.method, plain_path(request.path))
+        return await endpoint(self._gate(request), request)
+
+    def _gate(self, request: Request) -> GateRouting:
+        name = request.getHeader(GATE_HEADER)
+        if name is None:
+            return self._control.operator
+        return self._control.books.gates[name.decode("ascii") if isinstance(name, bytes) else name]
+
+
+def make_site(control: Control) -> Site:
+    """The control plane as a protocol factory."""
+    site = Site(Root(control), timeout=None)
+    site.displayTracebacks = False
+    # The gates write no access log of the control plane, nor does it.
+    site.log = lambda request: None
+    return site
+
+
+def _body(request: Request) -> bytes:
+    content = request.content
+    content.seek(0)
+    body: bytes = content.read()
+    return body
+
+
+def _object(request: Request) -> dict[str, Any]:
+    body = _body(request)
+    if not body.strip():
+        return {}
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise GateError(400, "invalid_json", "The body is not JSON", str(error)) from None
+    if not isinstance(value, dict):
+        raise GateError(400, "invalid_json", "The body is not a JSON object")
+    return value
+
+
+def _text(fields: dict[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    if value is not None and not isinstance(value, str):
+        raise GateError(400, f"invalid_{key}", f"{key} has the wrong type", f'"{key}" must be a string.')
+    return value
