@@ -62,10 +62,13 @@ def respond(request: Request, answer: Awaitable[Reply]) -> None:
     """Write what `answer` comes to; give up when the client goes."""
     answering: Deferred[Reply] = Deferred.fromCoroutine(_awaited(answer))
     answering.addErrback(_as_reply, request)
-    gone = request.notifyFinish()
-    gone.addErrback(lambda _: answering.cancel())
+    request.notifyFinish().addErrback(lambda _: answering.cancel())
     answering.addCallback(_write, request)
-    answering.addErrback(lambda failure: failure.trap(CancelledError))
+    answering.addErrback(_gone)
+
+
+def _gone(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 async def _awaited(answer: Awaitable[Reply]) -> Reply:

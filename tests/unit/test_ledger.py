@@ -1,0 +1,98 @@
+from collections.abc import Iterator
+
+import pytest
+from attrs import evolve
+
+from comfygate.ledger import Ledger, Stranger
+from comfygate.model import BackendState, Job, JobState
+from comfygate.queue import WaitingJobs
+from comfygate.testing import job
+
+
+@pytest.fixture
+def ledger() -> Iterator[Ledger]:
+    yield Ledger([0, 1], WaitingJobs(100, 10_000), remembered=3)
+
+
+def accepted(ledger: Ledger, **facts: int) -> Job:
+    one = job(**facts)  # type: ignore[arg-type]
+    ledger.accept(one)
+    return one
+
+
+def test_a_job_is_in_one_place_at_every_moment(ledger: Ledger) -> None:
+    one = accepted(ledger, expected=1)
+    assert one.prompt_id in ledger.waiting
+    assert (ledger.remaining(0), ledger.remaining(1)) == (0, 1)
+
+    ledger.assign(one.prompt_id, 0)
+    assert one.prompt_id not in ledger.waiting
+    held = ledger.held(one.prompt_id)
+    assert held is not None
+    assert (held.gpu_id, held.state) == (0, JobState.SENT)
+    assert (ledger.remaining(0), ledger.remaining(1)) == (1, 0)
+
+    ledger.hold(one, 0, JobState.RUNNING)
+    assert ledger.remaining(0) == 1
+    ledger.end(one.prompt_id, JobState.DONE)
+    assert ledger.held(one.prompt_id) is None
+    assert ledger.remaining(0) == 0
+    ended = ledger.ended(one.prompt_id)
+    assert ended is not None
+    assert (ended.gpu_id, ended.state) == (0, JobState.DONE)
+    assert ledger.knows(one.prompt_id)
+
+
+def test_a_job_that_is_put_back_takes_its_old_place(ledger: Ledger) -> None:
+    first, second = accepted(ledger), accepted(ledger)
+    ledger.assign(first.prompt_id, 0)
+    ledger.put_back(first.prompt_id, attempts=1)
+    assert [one.prompt_id for one in ledger.waiting.of_gate("hub")] == [first.prompt_id, second.prompt_id]
+    assert ledger.waiting.get(first.prompt_id).attempts == 1
+
+
+def test_listings_show_what_runs_and_what_waits_in_running_order(ledger: Ledger) -> None:
+    def item(text: bytes, **facts: float) -> Job:
+        one = evolve(job(**facts), item=text)  # type: ignore[arg-type]
+        ledger.accept(one)
+        return one
+
+    runs, next_, front = item(b"runs", number=1), item(b"next", number=2), item(b"front", number=-3)
+    for one in (runs, next_):
+        ledger.assign(one.prompt_id, 0)
+        ledger.hold(one, 0, JobState.PENDING)
+    ledger.hold(runs, 0, JobState.RUNNING)
+    ledger.meet(0, (Stranger("s", 1.5, False, b"stranger"),))
+    listing = ledger.listing(0)
+    assert listing.running == (b"runs",)
+    assert listing.pending == (b"front", b"stranger", b"next")
+    assert ledger.remaining(0) == 4
+    assert front.prompt_id in ledger.waiting
+
+
+def test_what_a_backend_does_not_count_yet(ledger: Ledger) -> None:
+    accepted(ledger)
+    sent, there = accepted(ledger), accepted(ledger)
+    ledger.assign(sent.prompt_id, 0)
+    ledger.assign(there.prompt_id, 0)
+    ledger.hold(there, 0, JobState.PENDING)
+    assert ledger.unseen(0) == 2
+
+
+def test_ended_jobs_are_remembered_within_a_bound(ledger: Ledger) -> None:
+    jobs = [accepted(ledger) for _ in range(5)]
+    for one in jobs:
+        ledger.end(one.prompt_id, JobState.CANCELLED)
+    assert [ledger.knows(one.prompt_id) for one in jobs] == [False, False, True, True, True]
+
+
+def test_the_view_of_a_gpu(ledger: Ledger) -> None:
+    for _ in range(3):
+        accepted(ledger, expected=1)
+    ran = accepted(ledger, expected=1)
+    ledger.assign(ran.prompt_id, 1)
+    ledger.hold(ran, 1, JobState.RUNNING)
+    ledger.meet(1, (Stranger("r", 0, True, b""), Stranger("p", 0, False, b"")))
+    view = ledger.view(1, BackendState.READY, prefetch=2)
+    assert (view.running, view.pending, view.active, view.last_assigned) == (2, 4, (ran.order,), 0)
+    assert ledger.view(0, BackendState.DOWN, prefetch=2).available is False

@@ -1,0 +1,85 @@
+import pytest
+
+from comfygate.routes import Metering, classify
+
+
+@pytest.mark.parametrize("prefix", [b"", b"/api"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (b"POST", b"/prompt"),
+        (b"GET", b"/prompt"),
+        (b"GET", b"/queue"),
+        (b"HEAD", b"/queue"),
+        (b"POST", b"/queue"),
+        (b"GET", b"/queue/all"),
+        (b"POST", b"/interrupt"),
+        (b"POST", b"/comfygate/validate"),
+    ],
+)
+def test_what_the_control_plane_answers_with_and_without_api(method: bytes, path: bytes, prefix: bytes) -> None:
+    route = classify(method, prefix + path, several=False)
+    assert route.control
+    assert route.path == path
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        (b"GET", b"/"),
+        (b"DELETE", b"/queue"),
+        (b"GET", b"/interrupt"),
+        (b"GET", b"/prompts"),
+        (b"GET", b"/queue/"),
+        (b"GET", b"/api/view"),
+        (b"GET", b"/history/x"),
+        (b"GET", b"/userdata/prompt"),
+        (b"GET", b"/apiprompt"),
+        (b"GET", b"/queue%2Fall"),
+    ],
+)
+def test_what_is_relayed_untouched(method: bytes, path: bytes) -> None:
+    assert not classify(method, path, several=False).control
+
+
+@pytest.mark.parametrize("path", [b"/%70rompt", b"/ap%69/prompt", b"/%70%72%6F%6d%70%74"])
+def test_no_spelling_of_a_path_leads_around_the_gate(path: bytes) -> None:
+    assert classify(b"POST", path, several=False).control
+
+
+def test_a_gate_over_several_gpus_looks_histories_up() -> None:
+    assert classify(b"GET", b"/history/some-id", several=True).control
+    assert not classify(b"GET", b"/history", several=True).control
+    assert not classify(b"DELETE", b"/history/some-id", several=True).control
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "metered"),
+    [
+        (b"POST", b"/prompt", True),
+        (b"POST", b"/api/upload/image", True),
+        (b"DELETE", b"/userdata/x", True),
+        (b"PATCH", b"/internal/logs/subscribe", True),
+        (b"GET", b"/queue", True),
+        (b"HEAD", b"/api/queue", True),
+        (b"GET", b"/history", True),
+        (b"GET", b"/history/an-id", False),
+        (b"GET", b"/queue/all", False),
+        (b"GET", b"/prompt", True),
+        (b"GET", b"/view", False),
+        (b"GET", b"/assets/index.js", False),
+        (b"GET", b"/ws", False),
+        (b"POST", b"/interrupt", False),
+        (b"POST", b"/api/interrupt", False),
+    ],
+)
+def test_what_costs_a_token_by_default(method: bytes, path: bytes, metered: bool) -> None:
+    assert Metering().metered(classify(method, path, several=False)) is metered
+
+
+def test_patterns_may_name_prefixes_and_any_method() -> None:
+    metering = Metering(["* /history/*", "GET /view"])
+    assert metering.metered(classify(b"GET", b"/history/x", several=False))
+    assert metering.metered(classify(b"POST", b"/history/x", several=False))
+    assert metering.metered(classify(b"HEAD", b"/view", several=False))
+    assert not metering.metered(classify(b"POST", b"/prompt", several=False))
