@@ -54,7 +54,7 @@ class Job:
     :ivar gate: name of the gate that accepted it.
     :ivar targets: gpu_ids that may run it.
     :ivar expected: the gpu_id that the client was told, where the job is listed
-        while it waits.
+        while it waits; -1 before anyone was told.
     :ivar client_id: whose WebSocket gets its events.
     :ivar submission: JSON body for a backend's ``POST /prompt``.
     :ivar item: the job as ``GET /queue`` lists it, in JSON:

@@ -26,7 +26,7 @@ def job(
     client_id: str | None = None,
     number: float | None = None,
     gate: str = "hub",
-    expected: int = 0,
+    expected: int = -1,
     prompt_id: str | None = None,
     size: int = 0,
 ) -> Job:

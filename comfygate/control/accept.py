@@ -11,7 +11,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
 from comfygate.control.books import Books
-from comfygate.control.reconcile import MOST_ATTEMPTS
+from comfygate.control.reconcile import MOST_ATTEMPTS, Reconciler
 from comfygate.errors import BackendError, BackendUnreachable, GateError
 from comfygate.interfaces import IBackend
 from comfygate.model import Job, JobState
@@ -33,8 +33,9 @@ class Acceptance:
 
     _log = Logger()
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, reconciler: Reconciler) -> None:
         self._books = books
+        self._reconciler = reconciler
         self._ledger = books.ledger
         self._reserved: set[str] = set()
         self._number = 0
@@ -117,6 +118,7 @@ class Acceptance:
             return Answer(400, answer.body)
         # It may be queued all the same; the reconciler finds out by its id, and does not try again.
         self._ledger.hold(evolve(job, attempts=MOST_ATTEMPTS), expected, JobState.UNCLEAR)
+        self._reconciler.look(expected)
         self._books.changed()
         details = f"Look {job.prompt_id} up in /queue and /history before sending the prompt again."
         raise GateError(
@@ -154,7 +156,7 @@ class Acceptance:
             sequence=self._sequence,
             gate=gate.name,
             targets=frozenset(targets),
-            expected=targets[0],
+            expected=-1,
             client_id=submission.client_id,
         )
         expected = expected_gpu(gate, draft, self._books.views(), self._books.clock.seconds())

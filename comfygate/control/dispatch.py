@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
@@ -11,8 +12,11 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendError, BackendUnreachable
-from comfygate.model import Job, JobState
+from comfygate.model import BackendState, BackendView, Job, JobState
 from comfygate.routing.assignment import next_choice
+
+_REST = 1.0
+"""Seconds without new jobs for a backend that could not be reached; its state is about to change."""
 
 
 class Dispatcher:
@@ -24,11 +28,12 @@ class Dispatcher:
         self._books = books
         self._ledger = books.ledger
         self._reconciler = reconciler
+        self._resting: set[int] = set()
         books.watch(self._dispatch)
 
     def _dispatch(self) -> None:
         gates = tuple(self._books.gates.values())
-        views = self._books.views()
+        views = {view.gpu_id: self._rested(view) for view in self._books.views().values()}
         now = self._books.clock.seconds()
         while True:
             waiting = {gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates}
@@ -36,8 +41,8 @@ class Dispatcher:
             if choice is None:
                 return
             job = self._ledger.assign(choice.job.prompt_id, choice.gpu_id)
-            views[choice.gpu_id] = self._books.view(choice.gpu_id)
             Deferred.fromCoroutine(self._send(job, choice.gpu_id))
+            views[choice.gpu_id] = self._rested(self._books.view(choice.gpu_id))
 
     async def _send(self, job: Job, gpu_id: int) -> None:
         with self._log.failuresHandled("sending {job} to GPU {gpu_id}", job=job, gpu_id=gpu_id):
@@ -80,8 +85,15 @@ class Dispatcher:
         )
         if self._still_sent(job, gpu_id):
             self._ledger.put_back(job.prompt_id, attempts=job.attempts)
-        # The backend's state is about to change; a pause keeps this from spinning until it does.
-        self._books.clock.callLater(1.0, self._books.changed)
+        self._resting.add(gpu_id)
+        self._books.clock.callLater(_REST, self._rest_over, gpu_id)
+
+    def _rest_over(self, gpu_id: int) -> None:
+        self._resting.discard(gpu_id)
+        self._books.changed()
+
+    def _rested(self, view: BackendView) -> BackendView:
+        return evolve(view, state=BackendState.DOWN) if view.gpu_id in self._resting else view
 
     def _look_up(self, job: Job, gpu_id: int, reason: str) -> None:
         # It may be queued there all the same: asked by id, never sent again blindly.

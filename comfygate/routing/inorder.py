@@ -11,6 +11,14 @@ from comfygate.interfaces import IRoutingPolicy
 from comfygate.model import BackendView, Choice, Job
 
 
+def work_besides(view: BackendView, job: Job) -> int:
+    """How much work a GPU has before it, `job` itself not counted.
+
+    A running prompt weighs as much as ten pending ones.
+    """
+    return view.running * 10 + view.pending - (view.gpu_id == job.expected)
+
+
 @implementer(IRoutingPolicy)
 class InOrder(ABC):
     """Takes the first job that any backend accepts; subclasses pick the backend."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comfygate.model import BackendView, Job
-from comfygate.routing.inorder import InOrder
+from comfygate.routing.inorder import InOrder, work_besides
 
 
 class LeastLoaded(InOrder):
@@ -13,4 +13,4 @@ class LeastLoaded(InOrder):
 
     def pick(self, job: Job, candidates: Sequence[BackendView], backends: Sequence[BackendView]) -> BackendView:
         """See :class:`InOrder`."""
-        return min(candidates, key=lambda view: (view.running * 10 + view.pending, view.gpu_id))
+        return min(candidates, key=lambda view: (work_besides(view, job), view.gpu_id))

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from comfygate.model import BackendView, Job
-from comfygate.routing.inorder import InOrder
+from comfygate.routing.inorder import InOrder, work_besides
 
 
 class StickyByClient(InOrder):
@@ -20,7 +20,7 @@ class StickyByClient(InOrder):
     def pick(self, job: Job, candidates: Sequence[BackendView], backends: Sequence[BackendView]) -> BackendView | None:
         """See :class:`InOrder`."""
         if job.client_id is None:
-            return min(candidates, key=lambda view: (view.running * 10 + view.pending, view.gpu_id))
+            return min(candidates, key=lambda view: (work_besides(view, job), view.gpu_id))
         client = job.client_id
         home = max(
             (view for view in backends if view.available and view.gpu_id in job.targets),

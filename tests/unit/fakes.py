@@ -1,0 +1,171 @@
+"""A backend without a process: just a queue, a history, and switches for faults."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import orjson
+from attrs import define, field, frozen
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from comfygate.backend.fleet import Fleet
+from comfygate.control.accept import Acceptance
+from comfygate.control.books import Books
+from comfygate.control.dispatch import Dispatcher
+from comfygate.control.interrupt import Interrupts
+from comfygate.control.listings import Listings
+from comfygate.control.reconcile import Reconciler
+from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.ledger import Ledger
+from comfygate.model import BackendState
+from comfygate.queue import WaitingJobs
+from comfygate.routing.assignment import GateRouting
+from comfygate.routing.interrupts import LedgerLookup
+from comfygate.routing.least_loaded import LeastLoaded
+
+
+@frozen
+class FakeAnswer:
+    status: int
+    body: bytes
+
+
+@frozen
+class FakeQueue:
+    running_items: list[Any]
+    pending_items: list[Any]
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        return tuple(item[1] for item in self.running_items)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        return tuple(item[1] for item in self.pending_items)
+
+
+@define
+class FakeClient:
+    """Does what ComfyUI's routes do; `fault` is raised by the next submit, after queueing if `queues_anyway`."""
+
+    items: list[Any] = field(factory=list)
+    done: dict[str, Any] = field(factory=dict)
+    interrupted: list[str | None] = field(factory=list)
+    validation: FakeAnswer = FakeAnswer(200, b'{"outputs": ["9"], "node_errors": {}}')
+    fault: Exception | None = None
+    answer: FakeAnswer | None = None
+    queues_anyway: bool = False
+    submitted: list[str] = field(factory=list)
+
+    async def validate(self, body: bytes) -> FakeAnswer:
+        return self.validation
+
+    async def submit(self, body: bytes) -> FakeAnswer:
+        fields = orjson.loads(body)
+        fault, self.fault = self.fault, None
+        answer, self.answer = self.answer, None
+        if (fault is None and answer is None) or self.queues_anyway:
+            self.items.append([fields["number"], fields["prompt_id"], fields["prompt"], {}, ["9"]])
+            self.items[1:] = sorted(self.items[1:])
+        self.submitted.append(fields["prompt_id"])
+        if fault is not None:
+            raise fault
+        return answer or FakeAnswer(200, b'{"node_errors": {}}')
+
+    async def queue(self) -> FakeQueue:
+        return FakeQueue(self.items[:1], self.items[1:])
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        return self.done.get(prompt_id)
+
+    async def interrupt(self, prompt_id: str | None) -> None:
+        self.interrupted.append(prompt_id)
+
+    async def delete(self, prompt_ids: list[str]) -> None:
+        self.items[1:] = [item for item in self.items[1:] if item[1] not in prompt_ids]
+
+    def finish(self, status: str = "success", *messages: str) -> str:
+        """The running prompt ends; say which it was."""
+        prompt_id: str = self.items.pop(0)[1]
+        self.done[prompt_id] = {"status": {"status_str": status, "messages": [[name, {}] for name in messages]}}
+        return prompt_id
+
+
+@implementer(IBackend)
+class FakeBackend:
+    owned = True
+    device = "cpu"
+    restarts = 0
+    last_error: str | None = None
+    retry_after = 3.0
+    address = ("127.0.0.1", 1)
+    has_companion = True
+
+    def __init__(self, gpu_id: int) -> None:
+        self.gpu_id = gpu_id
+        self.name = f"GPU {gpu_id}"
+        self.state = BackendState.READY
+        self.client = FakeClient()
+        self._listeners: list[Any] = []
+
+    def start(self) -> None: ...
+
+    def stop(self) -> Any: ...
+
+    def subscribe(self, listener: IBackendListener) -> None:
+        self._listeners.append(listener)
+
+    def become(self, state: BackendState) -> None:
+        if state is not BackendState.READY:
+            self.client = FakeClient()
+        self.state = state
+        for listener in self._listeners:
+            listener.backend_changed(self)
+
+    def tell(self) -> None:
+        """Say, as ComfyUI's status messages do, that the queue changed."""
+        for listener in self._listeners:
+            listener.queue_changed(self, len(self.client.items))
+
+
+class House:
+    """A control plane over fake backends, on a clock that stands still."""
+
+    def __init__(self, gpus: int = 2, prefetch: int = 2, max_pending: int = 100) -> None:
+        self.clock = Clock()
+        self.backends = [FakeBackend(gpu_id) for gpu_id in range(gpus)]
+        everything = tuple(range(gpus))
+        policy = LeastLoaded()
+        gates = [GateRouting(f"gpu-{n}", (n,), policy) for n in everything]
+        self.hub = GateRouting("hub", everything, policy)
+        self.ledger = Ledger(everything, WaitingJobs(max_pending, 1_000_000))
+        self.books = Books(Fleet(self.backends), self.ledger, [*gates, self.hub], self.clock, prefetch)  # type: ignore[arg-type]
+        self.gates = gates
+        self.reconciler = Reconciler(self.books)
+        self.reconciler.start()
+        self.dispatcher = Dispatcher(self.books, self.reconciler)
+        self.acceptance = Acceptance(self.books, self.reconciler)
+        self.interrupts = Interrupts(self.books, LedgerLookup())
+        self.listings = Listings(self.books, {n: 8181 + n for n in everything})
+
+    def turn(self) -> None:
+        """Let everything happen that is due."""
+        for _ in range(5):
+            self.clock.advance(0)
+
+    def finish(self, gpu_id: int, *outcome: str) -> str:
+        """The prompt that runs on a GPU ends, and the backend says so."""
+        prompt_id = self.backends[gpu_id].client.finish(*outcome)
+        self.backends[gpu_id].tell()
+        self.turn()
+        return prompt_id
+
+
+def body(**fields: Any) -> bytes:
+    return orjson.dumps({"prompt": {"9": {"class_type": "SaveImage", "inputs": {}}}, **fields})
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())

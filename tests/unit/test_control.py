@@ -1,0 +1,329 @@
+"""The control plane's decisions, over fake backends and a clock that stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import orjson
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.python.failure import Failure
+
+from comfygate.control.reconcile import outcome
+from comfygate.errors import BackendUnclear, BackendUnreachable, GateError
+from comfygate.model import BackendState, JobState
+from comfygate.routing.assignment import GateRouting
+from tests.unit.fakes import FakeAnswer, House, body, new_id
+
+
+def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of something that need not wait."""
+    results: list[Any] = []
+    Deferred.fromCoroutine(coroutine).addBoth(results.append)
+    assert results, "it waits"
+    if isinstance(results[0], Failure):
+        results[0].raiseException()
+    return results[0]
+
+
+def submit(house: House, gate: GateRouting, pin: str | None = None, **fields: Any) -> dict[str, Any]:
+    answer = now(house.acceptance.submit(gate, body(**fields), pin))
+    assert answer.status == 200
+    house.turn()
+    told: dict[str, Any] = orjson.loads(answer.body)
+    return told
+
+
+def refused(house: House, gate: GateRouting, pin: str | None = None, **fields: Any) -> GateError:
+    with pytest.raises(GateError) as caught:
+        now(house.acceptance.submit(gate, body(**fields), pin))
+    return caught.value
+
+
+def queue_of(house: House, gate: GateRouting) -> tuple[list[str], list[str]]:
+    listed = orjson.loads(b"".join(house.listings.queue(gate)))
+    return [item[1] for item in listed["queue_running"]], [item[1] for item in listed["queue_pending"]]
+
+
+def test_a_gpu_gets_prefetch_jobs_and_the_rest_wait_with_us() -> None:
+    house = House()
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(5)]
+    assert house.backends[0].client.submitted == ids[:2]
+    assert house.backends[1].client.submitted == []
+    house.backends[0].tell()
+    house.turn()
+    assert queue_of(house, house.gates[0]) == (ids[:1], ids[1:])
+    assert house.finish(0) == ids[0]
+    assert house.backends[0].client.submitted == ids[:3]
+    assert queue_of(house, house.gates[0]) == (ids[1:2], ids[2:])
+
+
+def test_the_answer_is_comfyuis_and_the_gpu_id() -> None:
+    house = House()
+    prompt_id = new_id()
+    told = submit(house, house.gates[1], prompt_id=prompt_id, client_id="c")
+    assert told == {"prompt_id": prompt_id, "number": 0, "node_errors": {}, "gpu_id": 1}
+    assert submit(house, house.gates[1])["number"] == 1
+    assert submit(house, house.gates[1], front=True)["number"] == -2
+    assert submit(house, house.gates[1], number=2.5)["number"] == 2.5
+
+
+def test_front_runs_next_though_a_job_was_handed_over_already() -> None:
+    house = House()
+    first, second, third = (submit(house, house.gates[0])["prompt_id"] for _ in range(3))
+    front = submit(house, house.gates[0], front=True)["prompt_id"]
+    order = [house.finish(0) for _ in range(4)]
+    assert order == [first, front, second, third]
+
+
+def test_hub_jobs_are_spread_and_bound_late() -> None:
+    house = House()
+    told = [submit(house, house.hub)["gpu_id"] for _ in range(8)]
+    assert sorted(told) == [0] * 4 + [1] * 4
+    assert [len(backend.client.submitted) for backend in house.backends] == [2, 2]
+    for _ in range(4):
+        house.finish(1)
+    assert len(house.backends[1].client.submitted) == 6
+    assert len(house.backends[0].client.submitted) == 2
+
+
+def test_a_target_pins_and_a_wrong_one_is_refused() -> None:
+    house = House()
+    assert {submit(house, house.hub, pin="1")["gpu_id"] for _ in range(3)} == {1}
+    for pin in ("2", "-1", "x", "", "١"):
+        error = refused(house, house.hub, pin=pin)
+        assert (error.status, error.type) == (400, "invalid_target")
+    assert refused(house, house.gates[0], pin="1").status == 400
+
+
+def test_an_id_is_used_once_on_all_gpus() -> None:
+    house = House()
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    assert refused(house, house.gates[1], prompt_id=prompt_id).type == "duplicate_prompt_id"
+    house.finish(0)
+    assert refused(house, house.hub, prompt_id=prompt_id).type == "duplicate_prompt_id"
+
+
+def test_comfyuis_own_refusal_is_passed_on_and_nothing_is_queued() -> None:
+    house = House()
+    house.backends[0].client.validation = FakeAnswer(400, b'{"error": {"type": "prompt_no_outputs"}}')
+    answer = now(house.acceptance.submit(house.gates[0], body(), None))
+    assert (answer.status, answer.body) == (400, b'{"error": {"type": "prompt_no_outputs"}}')
+    assert house.ledger.remaining(0) == 0
+
+
+def test_a_prompt_that_breaks_the_validation_is_a_bad_prompt() -> None:
+    house = House()
+    house.backends[0].client.validation = FakeAnswer(500, b"500 Internal Server Error")
+    error = refused(house, house.gates[0])
+    assert (error.status, error.type) == (400, "invalid_prompt")
+
+
+def test_a_gpu_that_is_down_answers_503_and_says_when_to_come_back() -> None:
+    house = House()
+    house.backends[0].become(BackendState.DOWN)
+    error = refused(house, house.gates[0])
+    assert (error.status, error.type, error.retry_after) == (503, "backend_down", 3.0)
+    assert submit(house, house.hub)["gpu_id"] == 1
+    house.backends[0].become(BackendState.STARTING)
+    assert refused(house, house.gates[0]).type == "backend_starting"
+    with pytest.raises(GateError, match="503"):
+        house.listings.queue(house.gates[0])
+
+
+def test_a_full_queue_refuses() -> None:
+    house = House(max_pending=3)
+    for _ in range(5):
+        submit(house, house.gates[0])
+    error = refused(house, house.gates[0])
+    assert (error.status, error.type) == (503, "queue_full")
+    house.finish(0)
+    submit(house, house.gates[0])
+
+
+def test_jobs_of_a_dead_backend_wait_again_in_their_old_order() -> None:
+    house = House(gpus=1)
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(4)]
+    house.backends[0].tell()
+    house.turn()
+    house.backends[0].become(BackendState.DOWN)
+    house.turn()
+    assert house.ledger.remaining(0) == 4
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    assert house.backends[0].client.submitted == ids[:2]
+
+
+def test_a_job_that_two_backends_died_of_is_not_tried_again() -> None:
+    house = House(gpus=1)
+    poison, other = (submit(house, house.gates[0])["prompt_id"] for _ in range(2))
+    for _ in range(2):
+        house.backends[0].tell()
+        house.turn()
+        house.backends[0].become(BackendState.DOWN)
+        house.backends[0].become(BackendState.READY)
+        house.turn()
+    ended = house.ledger.ended(poison)
+    assert ended is not None
+    assert ended.state is JobState.FAILED
+    assert house.backends[0].client.submitted == [other]
+
+
+@pytest.mark.parametrize("fault", [BackendUnclear("cut"), DeferredTimeoutError()])
+def test_an_unclear_answer_is_looked_up_and_not_sent_again(fault: Exception) -> None:
+    house = House(gpus=1)
+    house.backends[0].client.fault, house.backends[0].client.queues_anyway = fault, True
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    assert house.backends[0].client.submitted == [prompt_id]
+    held = house.ledger.held(prompt_id)
+    assert held is not None
+    assert held.state is JobState.RUNNING
+
+
+def test_500_for_a_job_that_was_queued_all_the_same() -> None:
+    house = House(gpus=1)
+    house.backends[0].client.answer, house.backends[0].client.queues_anyway = FakeAnswer(500, b""), True
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    assert house.backends[0].client.submitted == [prompt_id]
+    assert house.finish(0) == prompt_id
+
+
+def test_an_unclear_answer_for_a_job_that_never_arrived_is_tried_once_more() -> None:
+    house = House(gpus=1)
+    house.backends[0].client.fault = BackendUnclear("cut")
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    assert house.backends[0].client.submitted == [prompt_id, prompt_id]
+    assert house.finish(0) == prompt_id
+
+
+def test_an_unreachable_backend_keeps_the_job_waiting() -> None:
+    house = House(gpus=1)
+    house.backends[0].client.fault = BackendUnreachable("refused")
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    assert prompt_id in house.ledger.waiting
+    house.clock.advance(1.1)
+    house.turn()
+    assert house.finish(0) == prompt_id
+
+
+def test_without_a_companion_comfyuis_own_queue_holds_the_job() -> None:
+    house = House(gpus=1)
+    house.backends[0].has_companion = False
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(5)]
+    assert house.backends[0].client.submitted == ids
+    house.backends[0].client.answer = FakeAnswer(400, b'{"error": {}}')
+    answer = now(house.acceptance.submit(house.gates[0], body(), None))
+    assert (answer.status, answer.body) == (400, b'{"error": {}}')
+    assert house.ledger.remaining(0) == 5
+    house.backends[0].client.fault = BackendUnclear("cut")
+    assert refused(house, house.gates[0]).status == 502
+    house.turn()
+    assert house.ledger.remaining(0) == 5
+
+
+def test_an_interrupt_takes_a_waiting_job_out_and_touches_nothing_else() -> None:
+    house = House(gpus=1)
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(4)]
+    found = now(house.interrupts.prompt(ids[3]))
+    assert (found.gpu_id, found.state) == (0, "pending")
+    found = now(house.interrupts.prompt(ids[1]))
+    assert (found.gpu_id, found.state) == (0, "pending")
+    assert house.backends[0].client.interrupted == []
+    house.turn()
+    assert queue_of(house, house.gates[0]) == ([ids[0]], [ids[2]])
+
+
+def test_an_interrupt_reaches_the_gpu_that_runs_the_job_and_no_other() -> None:
+    house = House()
+    first, second = submit(house, house.hub)["prompt_id"], submit(house, house.hub)["prompt_id"]
+    found = now(house.interrupts.prompt(second))
+    assert (found.gpu_id, found.state) == (1, "running")
+    assert [backend.client.interrupted for backend in house.backends] == [[], [second]]
+    house.finish(1, "error", "execution_interrupted")
+    ended = house.ledger.ended(second)
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+    assert now(house.interrupts.prompt(second)).state == "unknown"
+    assert now(house.interrupts.prompt(new_id())).state == "unknown"
+    assert now(house.interrupts.prompt(first)).state == "running"
+
+
+def test_a_stranger_is_found_wherever_it_runs() -> None:
+    house = House()
+    stranger = new_id()
+    house.backends[1].client.items.append([5, stranger, {}, {}, []])
+    house.backends[1].tell()
+    house.turn()
+    assert queue_of(house, house.gates[1]) == ([stranger], [])
+    found = now(house.interrupts.prompt(stranger))
+    assert (found.gpu_id, found.state) == (1, "running")
+    assert house.backends[0].client.interrupted == []
+
+
+def test_clear_and_delete_touch_pending_jobs_of_the_gate_only() -> None:
+    house = House()
+    mine = [submit(house, house.gates[0])["prompt_id"] for _ in range(4)]
+    other = [submit(house, house.gates[1])["prompt_id"] for _ in range(4)]
+    now(house.interrupts.remove_pending(house.gates[0], [mine[2], other[3], "nope", mine[0]]))
+    house.turn()
+    assert queue_of(house, house.gates[0]) == ([mine[0]], [mine[1], mine[3]])
+    now(house.interrupts.remove_pending(house.gates[0], None))
+    house.turn()
+    assert queue_of(house, house.gates[0]) == ([mine[0]], [])
+    assert queue_of(house, house.gates[1]) == ([other[0]], other[1:])
+    now(house.interrupts.remove_pending(house.hub, None))
+    house.turn()
+    assert queue_of(house, house.hub) == ([mine[0], other[0]], [])
+
+
+def test_interrupting_by_client_stops_what_runs_for_that_client() -> None:
+    house = House()
+    mine, other = submit(house, house.hub, client_id="me")["prompt_id"], submit(house, house.hub, client_id="you")
+    house.backends[0].tell()
+    house.backends[1].tell()
+    house.turn()
+    now(house.interrupts.client(house.hub, "me"))
+    assert [backend.client.interrupted for backend in house.backends] == [[mine], []]
+    now(house.interrupts.running(house.hub))
+    assert [backend.client.interrupted for backend in house.backends] == [[mine, None], [None]]
+    assert other["gpu_id"] == 1
+
+
+def test_queue_all_sums_up_and_lists_the_gpu_that_is_down() -> None:
+    house = House()
+    for gate in (house.gates[0], house.gates[0], house.gates[0], house.gates[1]):
+        submit(house, gate)
+    house.backends[1].become(BackendState.DOWN)
+    house.turn()
+    listed = orjson.loads(b"".join(house.listings.all()))
+    assert [(one["gpu_id"], one["running_count"], one["pending_count"]) for one in listed["queues"]] == [
+        (0, 1, 2),
+        (1, 0, 1),
+    ]
+    assert [one["state"] for one in listed["queues"]] == ["ready", "down"]
+    assert (listed["total_running"], listed["total_pending"]) == (1, 3)
+
+
+def test_a_history_is_asked_of_the_gpu_that_ran_the_prompt() -> None:
+    house = House()
+    submit(house, house.hub)
+    second = submit(house, house.hub)["prompt_id"]
+    house.finish(1)
+    assert list(now(house.listings.history(house.hub, second))) == [second]
+    assert now(house.listings.history(house.hub, new_id())) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "state"),
+    [
+        ({"status": {"status_str": "success"}}, JobState.DONE),
+        ({"status": {"status_str": "error", "messages": [["execution_error", {}]]}}, JobState.FAILED),
+        ({"status": {"status_str": "error", "messages": [["execution_interrupted", {}]]}}, JobState.CANCELLED),
+        ({}, JobState.FAILED),
+        ({"status": None}, JobState.FAILED),
+    ],
+)
+def test_how_a_history_entry_says_that_a_job_ended(entry: dict[str, Any], state: JobState) -> None:
+    assert outcome(entry) is state
