@@ -1,0 +1,274 @@
+"""The configuration: text → :class:`Config` or :class:`ConfigError`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from attrs import evolve, field, frozen
+
+from comfygate.config_keys import GATE, GPU, MAIN
+from comfygate.config_paths import SIMULATOR, settle_paths
+from comfygate.config_text import ConfigError, Section, read_file, read_sections, unknown_section
+from comfygate.config_values import PolicySpec
+
+__all__ = ["Config", "ConfigError", "GateConfig", "GpuOverrides", "PolicySpec", "load", "parse"]
+
+LIMIT_NAMES = ("rate", "burst", "limit_by", "max_wait", "metered")
+IN_ORDER = PolicySpec("least-loaded")
+
+
+@frozen(kw_only=True)
+class GateConfig:
+    """One listening port.
+
+    :ivar name: ``gpu-0``, ``hub``, or the name in ``[gate:name]``.
+    :ivar gpu_ids: the GPUs behind it; in :attr:`Config.gates`, () means all.
+    :ivar rate: tokens per second; 0 means no limit.
+    :ivar limit_by: ``port`` or ``client``.
+    :ivar max_wait: seconds that a request may wait for a token.
+    :ivar metered: patterns for :class:`comfygate.routes.Metering`.
+    """
+
+    name: str
+    port: int
+    gpu_ids: tuple[int, ...]
+    policy: PolicySpec
+    rate: float
+    burst: int
+    limit_by: str
+    max_wait: float
+    metered: tuple[str, ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one GPU behind it."""
+        return len(self.gpu_ids) > 1
+
+
+@frozen(kw_only=True)
+class GpuOverrides:
+    """One ``[gpu:n]`` section; ``None`` where it says nothing."""
+
+    port: int | None = None
+    name: str | None = None
+    arguments: tuple[str, ...] = ()
+    url: str | None = None
+    rate: float | None = None
+    burst: int | None = None
+    limit_by: str | None = None
+    max_wait: float | None = None
+    metered: tuple[str, ...] | None = None
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of `url`."""
+        parts = urlsplit(self.url or "")
+        return (parts.hostname, parts.port or 80) if parts.hostname else None
+
+
+@frozen(kw_only=True)
+class Config:
+    """All that the daemon is told.  Folders are absolute; see :mod:`comfygate.config_keys` for each key.
+
+    :ivar filename: for messages.
+    :ivar comfyui: ComfyUI's folder, or ``simulator``.
+    :ivar temporary: whether `state_dir` is to be made for this run and removed
+        at its end.
+    :ivar given: keys that the file sets in its main section.
+    """
+
+    filename: str
+    comfyui: str
+    python: str
+    devices: str
+    interface: str
+    first_port: int
+    hub_port: int
+    state_dir: str
+    temporary: bool
+    input_dir: str
+    output_dir: str
+    arguments: tuple[str, ...]
+    policy: PolicySpec
+    interrupt_policy: PolicySpec
+    rate: float
+    burst: int
+    limit_by: str
+    max_wait: float
+    metered: tuple[str, ...]
+    prefetch: int
+    max_pending: int
+    max_pending_bytes: int
+    max_prompt: int
+    max_body: int
+    max_connections: int
+    backend_timeout: float
+    start_timeout: float
+    stop_grace: float
+    log_size: int
+    log_files: int
+    given: frozenset[str]
+    gpus: Mapping[int, GpuOverrides] = field(factory=dict)
+    gates: tuple[GateConfig, ...] = ()
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the stand-in is started instead of ComfyUI."""
+        return self.comfyui == SIMULATOR
+
+    @property
+    def control_socket(self) -> str:
+        """Path of the control plane's UNIX socket."""
+        return f"{self.state_dir}/control.sock"
+
+    def mistake(self, key: str, message: object, section: str = "comfygate") -> ConfigError:
+        """Say what is wrong with a value that only others can judge."""
+        return ConfigError(self.filename, section, key, str(message).rstrip("."))
+
+    def overrides(self, gpu_id: int) -> GpuOverrides:
+        """What ``[gpu:n]`` says."""
+        return self.gpus.get(gpu_id) or GpuOverrides()
+
+    def gpu_ids(self, devices: int) -> tuple[int, ...]:
+        """Number the GPUs: the devices, then those that have only a url.
+
+        :param devices: how many devices the ``devices`` key stands for.
+        :raises ConfigError: for a section of a GPU that there is not.
+        """
+        count = devices
+        for gpu_id in sorted(self.gpus):
+            if gpu_id < count:
+                continue
+            there = f"there are {count}, counted from 0" if count else "there are none"
+            if self.gpus[gpu_id].url is None:
+                raise self.mistake(
+                    "", f"there is no GPU {gpu_id}: {there}; remove it or correct devices", f"gpu:{gpu_id}"
+                )
+            if gpu_id > count:
+                raise self.mistake("", f"GPUs are numbered without gaps: call this one gpu:{count}", f"gpu:{gpu_id}")
+            count += 1
+        if not count:
+            raise self.mistake("devices", "there is no GPU to serve; set devices, or url in [gpu:0]")
+        return tuple(range(count))
+
+    def gates_for(self, gpu_ids: Sequence[int]) -> tuple[GateConfig, ...]:
+        """Every port: one for each GPU, the hub, and the named gates.
+
+        :param gpu_ids: all GPUs; see :meth:`gpu_ids`.
+        :raises ConfigError: for a GPU that there is not, and for a port that is
+            out of range or taken twice.
+        """
+        every = tuple(gpu_ids)
+        found = [(self._gpu_gate(gpu_id), *self._gpu_port_key(gpu_id)) for gpu_id in every]
+        if self.hub_port:
+            hub = GateConfig(name="hub", port=self.hub_port, gpu_ids=every, policy=self.policy, **self._limits())
+            found.append((hub, "comfygate", "hub_port"))
+        for gate in self.gates:
+            section = f"gate:{gate.name}"
+            for gpu_id in gate.gpu_ids:
+                if gpu_id not in every:
+                    raise self.mistake("gpus", f"there is no GPU {gpu_id}; there are 0 to {every[-1]}", section)
+            found.append((evolve(gate, gpu_ids=gate.gpu_ids or every), section, "port"))
+        self._check_ports(found)
+        return tuple(gate for gate, _, _ in found)
+
+    def _limits(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in LIMIT_NAMES}
+
+    def _gpu_gate(self, gpu_id: int) -> GateConfig:
+        overrides = self.overrides(gpu_id)
+        own = {name: getattr(overrides, name) for name in LIMIT_NAMES if getattr(overrides, name) is not None}
+        port = overrides.port or self.first_port + gpu_id
+        return GateConfig(
+            name=f"gpu-{gpu_id}", port=port, gpu_ids=(gpu_id,), policy=IN_ORDER, **{**self._limits(), **own}
+        )
+
+    def _gpu_port_key(self, gpu_id: int) -> tuple[str, str]:
+        return (f"gpu:{gpu_id}", "port") if self.overrides(gpu_id).port else ("comfygate", "first_port")
+
+    def _check_ports(self, gates: Iterable[tuple[GateConfig, str, str]]) -> None:
+        taken: dict[int, str] = {}
+        for gate, section, key in gates:
+            if gate.port > 65535:
+                message = f"{gate.name} would listen on {gate.port}, above 65535; choose a lower one"
+                raise self.mistake(key, message, section)
+            if gate.port in taken:
+                message = f"port {gate.port} of {gate.name} is taken by {taken[gate.port]}; change one of them"
+                raise self.mistake(key, message, section)
+            taken[gate.port] = f"{gate.name} ([{section}] {key})"
+        ours = {"localhost", "127.0.0.1", "::1", self.interface}
+        for gpu_id, overrides in self.gpus.items():
+            host, port = overrides.address or ("", 0)
+            if host in ours and port in taken:
+                message = f"{overrides.url} is ComfyGate's own {taken[port]}; name the ComfyUI behind this GPU"
+                raise self.mistake("url", message, f"gpu:{gpu_id}")
+
+
+def load(path: str | None, environ: Mapping[str, str]) -> Config:
+    """Read the configuration.
+
+    :param path: the file; ``None`` for the defaults alone.
+    :raises ConfigError: for any mistake.
+    """
+    if path is None:
+        return parse("", filename="without a configuration file", environ=environ, here=os.getcwd())
+    return parse(read_file(path), filename=path, environ=environ, here=os.path.dirname(os.path.abspath(path)))
+
+
+def parse(
+    text: str,
+    *,
+    filename: str,
+    environ: Mapping[str, str],
+    here: str,
+    exists: Callable[[str], bool] = os.path.exists,
+) -> Config:
+    """Read the configuration's text.  Whether folders exist, others check.
+
+    :param filename: for messages.
+    :param environ: variables for paths and defaults.
+    :param here: absolute folder that relative paths start from.
+    :param exists: looks for a ComfyUI's own Python.
+    :raises ConfigError: for any mistake that the text alone shows.
+    """
+    sections = read_sections(text, filename)
+    main = Section(filename, "comfygate", MAIN, sections.pop("comfygate", {}))
+    values = main.values()
+    settle_paths(main, values, environ, here, exists)
+    config = Config(filename=filename, given=frozenset(main.text), **values)
+    gpus, gates = {}, []
+    for name, content in sections.items():
+        kind, _, rest = name.partition(":")
+        if kind == "gpu" and re.fullmatch(r"0|[1-9][0-9]{0,5}", rest):
+            gpus[int(rest)] = _gpu(Section(filename, name, GPU, content))
+        elif kind == "gate" and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", rest):
+            gates.append(_gate(Section(filename, name, GATE, content), rest, config))
+        else:
+            raise unknown_section(filename, name)
+    return evolve(config, gpus=dict(sorted(gpus.items())), gates=tuple(gates))
+
+
+def _gpu(section: Section) -> GpuOverrides:
+    values = section.values()
+    if values["url"] and values["arguments"]:
+        raise section.mistake(
+            "arguments", "are for a ComfyUI that ComfyGate starts, and url names another's; remove one"
+        )
+    return GpuOverrides(**values)
+
+
+def _gate(section: Section, name: str, config: Config) -> GateConfig:
+    if name == "hub" or re.fullmatch(r"gpu-\d+", name):
+        key = "hub_port" if name == "hub" else f"[gpu:{name[4:]}]"
+        raise section.mistake("", f"the name {name} is taken by a port that {key} sets; choose another")
+    values = section.values()
+    if values["port"] is None:
+        raise section.mistake("port", "is missing; say where this gate listens")
+    own = {key: value for key, value in values.items() if value is not None}
+    gpu_ids = own.pop("gpus")
+    inherited = {"policy": config.policy, **{key: getattr(config, key) for key in LIMIT_NAMES}}
+    return GateConfig(name=name, gpu_ids=gpu_ids, **{**inherited, **own})
