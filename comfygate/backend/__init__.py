@@ -1,0 +1,1 @@
+"""One ComfyUI: its process, its life, and what can be asked of it."""

@@ -1,0 +1,133 @@
+"""One try at running a ComfyUI: from its ``--help`` to its first answer, and to its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
+
+from comfygate.backend import commandline
+from comfygate.backend.client import ComfyUIClient
+from comfygate.backend.commandline import Folders, Program, StartError
+from comfygate.backend.lifecycle import Events
+from comfygate.backend.options import Options
+from comfygate.backend.probe import free_port, until_ready
+from comfygate.backend.process import Command, Launched, launch
+from comfygate.errors import BackendError
+from comfygate.model import Device
+
+
+@frozen(kw_only=True)
+class Setup:
+    """How one backend is run.
+
+    :ivar arguments: the user's own arguments for ComfyUI.
+    :ivar start_timeout: seconds from the start until it has to answer.
+    :ivar stop_grace: seconds between asking it to end and killing it.
+    :ivar log_size: bytes in one file of its log.
+    :ivar log_files: how many files of its log are kept.
+    """
+
+    device: Device
+    program: Program
+    folders: Folders
+    arguments: tuple[str, ...] = ()
+    start_timeout: float = 600.0
+    stop_grace: float = 5.0
+    log_size: int = 10 * 1024 * 1024
+    log_files: int = 3
+
+
+class ComfyUIAttempt:
+    """Provides :class:`comfygate.backend.lifecycle.Attempt` with a real process.
+
+    :ivar client: for asking the process, from its start on.
+    :ivar port: where it listens.
+    :ivar companion: what its companion says of itself, once it is ready.
+    """
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, setup: Setup, options: Options, events: Events) -> None:
+        self.client: ComfyUIClient | None = None
+        self.port = 0
+        self.companion: dict[str, Any] | None = None
+        self.process: Launched | None = None
+        self._reactor = reactor
+        self._setup = setup
+        self._options = options
+        self._events = events
+        self._probing: Deferred[None] | None = None
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(self._not_started)
+
+    def terminate(self) -> None:
+        """Ask it to end, or do not start it at all."""
+        if self.process is None:
+            self._starting.cancel()
+        else:
+            self._stop_probing()
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End it now, or do not start it at all."""
+        if self.process is None:
+            self._starting.cancel()
+        else:
+            self._stop_probing()
+            self.process.kill()
+
+    async def _start(self) -> None:
+        setup = self._setup
+        known = await self._options.of(setup.program)
+        setup.folders.prepare()
+        self.port = free_port()
+        arguments, unknown = commandline.arguments(known, setup.device, setup.folders, self.port, setup.arguments)
+        if unknown:
+            self.log.warn("this ComfyUI does not know {options}; they are left out", options=", ".join(unknown))
+        command = Command(
+            argv=(*setup.program.argv, *arguments),
+            folder=setup.program.folder,
+            environment=commandline.environment(commandline.inherited_environment(), setup.device),
+            log_path=str(setup.folders.log),
+            log_size=setup.log_size,
+            log_files=setup.log_files,
+        )
+        self.process = launch(self._reactor, command)
+        self.process.exited.addCallback(self._exited)
+        self.client = ComfyUIClient.at(self._reactor, f"http://127.0.0.1:{self.port}")
+        self._probing = Deferred.fromCoroutine(self._probe(self.client))
+        self._probing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+
+    async def _probe(self, client: ComfyUIClient) -> None:
+        await until_ready(client, self._reactor)
+        try:
+            self.companion = await client.companion()
+        except BackendError as error:
+            self.log.warn("the companion cannot be asked: {error}", error=error)
+        self._probing = None
+        self._events.ready()
+
+    def _not_started(self, failure: Any) -> None:
+        if failure.check(CancelledError):
+            reason = "it was stopped before it was started"
+        elif failure.check(StartError, OSError):
+            reason = failure.getErrorMessage()
+        else:
+            self.log.failure("a ComfyUI could not be started", failure)
+            reason = f"an error of ours: {failure.getErrorMessage()}"
+        # The machine hears of it after it has heard of the attempt.
+        self._reactor.callLater(0, self._events.exited, reason)
+
+    def _exited(self, reason: str) -> None:
+        self._stop_probing()
+        if self.client is not None:
+            self.client.close()
+        self._events.exited(reason)
+
+    def _stop_probing(self) -> None:
+        probing, self._probing = self._probing, None
+        if probing is not None:
+            probing.cancel()

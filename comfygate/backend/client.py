@@ -1,0 +1,167 @@
+"""What can be asked of one ComfyUI, each with a time-out and a bound on the answer.
+
+Every method raises :class:`~comfygate.errors.BackendUnreachable` if nothing was
+sent, and :class:`~comfygate.errors.BackendUnclear` if the request may have been
+carried out; nothing is ever sent twice.  ComfyUI gets the Host that it listens
+on and no Origin.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgent
+
+from comfygate.backend.exchange import Answer, exchange
+from comfygate.backend.waiting import Queue, read_queue
+from comfygate.errors import BackendError, BackendUnclear
+
+MIB = 1024 * 1024
+CONNECT_TIME = 5.0
+CONNECTIONS = 8
+SLICE = 0.005
+"""Seconds of work on a long answer, after which others have their turn."""
+
+
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc]
+    noisy = False
+
+
+class ComfyUIClient:
+    """A ComfyUI that answers at `url`.
+
+    :param url: such as ``http://127.0.0.1:8188``, without a path.
+    """
+
+    def __init__(self, url: str, agent: IAgent, clock: IReactorTime, pool: HTTPConnectionPool | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._agent = agent
+        self._clock = clock
+        self._pool = pool
+
+    @classmethod
+    def at(cls, reactor: IReactorTime, url: str) -> ComfyUIClient:
+        """Make a client with a pool of kept-alive connections; :meth:`close` it in the end.
+
+        :param reactor: provides IReactorTime and IReactorTCP.
+        """
+        pool = HTTPConnectionPool(reactor, persistent=True)
+        pool.maxPersistentPerHost = CONNECTIONS
+        pool.retryAutomatically = False
+        pool._factory = _QuietFactory
+        return cls(url, Agent(reactor, connectTimeout=CONNECT_TIME, pool=pool), reactor, pool)
+
+    def close(self) -> None:
+        """Let the idle connections go."""
+        if self._pool is not None:
+            self._pool.closeCachedConnections()
+
+    async def ready(self, seconds: float = 5.0) -> bool:
+        """Whether ``GET /prompt`` answers 200 in time; raises nothing but a cancellation."""
+        try:
+            await self.check(seconds)
+        except BackendError:
+            return False
+        return True
+
+    async def check(self, seconds: float) -> None:
+        """Return if ``GET /prompt`` answers 200 in time."""
+        self._expect_ok("GET /prompt", await self._send("GET", "/prompt", seconds=seconds))
+
+    async def companion(self) -> dict[str, Any] | None:
+        """What the companion says of itself, or ``None`` if there is none."""
+        answer = await self._send("GET", "/comfygate/companion", seconds=10.0)
+        found = _loads(answer) if answer.status == 200 and answer.content_type.startswith("application/json") else None
+        return found if isinstance(found, dict) else None
+
+    async def validate(self, body: bytes) -> Answer:
+        """Ask the companion what ``POST /prompt`` would say to `body`, without queueing it."""
+        return await self._send("POST", "/comfygate/validate", body, seconds=60.0)
+
+    async def submit(self, body: bytes) -> Answer:
+        """Queue the prompt in `body` (``POST /prompt``)."""
+        return await self._send("POST", "/prompt", body, seconds=60.0)
+
+    async def queue(self) -> Queue:
+        """What runs and waits there (``GET /queue``)."""
+        answer = self._expect_ok("GET /queue", await self._send("GET", "/queue", seconds=30.0, limit=64 * MIB))
+        since = self._clock.seconds()
+
+        async def pause() -> None:
+            nonlocal since
+            if self._clock.seconds() - since > SLICE:
+                await deferLater(self._clock, 0)
+                since = self._clock.seconds()
+
+        try:
+            return await read_queue(answer.body, pause)
+        except ValueError as error:
+            raise BackendUnclear(f"{self.url}/queue answered with something else: {error}") from None
+
+    async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        """How a prompt ended (``GET /history/{id}``), or ``None`` if it has not, or is not known."""
+        path = f"/history/{quote(prompt_id, safe='')}"
+        answer = self._expect_ok(f"GET {path}", await self._send("GET", path, seconds=30.0, limit=64 * MIB))
+        found = _object(answer).get(prompt_id)
+        return found if isinstance(found, dict) else None
+
+    async def recent_history(self, max_items: int) -> dict[str, Any]:
+        """How the newest `max_items` prompts ended, oldest first (``GET /history``)."""
+        path = f"/history?max_items={max_items}"
+        return _object(self._expect_ok(f"GET {path}", await self._send("GET", path, seconds=30.0, limit=64 * MIB)))
+
+    async def interrupt(self, prompt_id: str | None = None) -> None:
+        """Stop what runs (``POST /interrupt``), if it is `prompt_id` or that is not given."""
+        await self._command("/interrupt", {} if prompt_id is None else {"prompt_id": prompt_id})
+
+    async def delete(self, prompt_ids: Iterable[str]) -> None:
+        """Remove waiting prompts (``POST /queue``); those that run or are unknown are left alone."""
+        await self._command("/queue", {"delete": list(prompt_ids)})
+
+    async def clear(self) -> None:
+        """Remove all waiting prompts (``POST /queue``)."""
+        await self._command("/queue", {"clear": True})
+
+    async def _command(self, path: str, content: dict[str, Any]) -> None:
+        self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))
+
+    def _send(
+        self, method: str, path: str, body: bytes | None = None, *, seconds: float, limit: int = 16 * MIB
+    ) -> Deferred[Answer]:
+        sent = exchange(self._agent, self._clock, method, self.url + path, body, seconds=seconds, limit=limit)
+        return Deferred.fromCoroutine(sent)
+
+    def _expect_ok(self, what: str, answer: Answer) -> Answer:
+        if answer.status != 200:
+            raise BackendUnclear(f"{what} to {self.url} was answered with status {answer.status}")
+        return answer
+
+
+def _loads(answer: Answer) -> Any:
+    """Read JSON, also with the NaN that ComfyUI may write.
+
+    :raises BackendUnclear: if it is something else.
+    """
+    try:
+        return orjson.loads(answer.body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return json.loads(answer.body)
+    except (ValueError, RecursionError):
+        raise BackendUnclear("the answer is not JSON") from None
+
+
+def _object(answer: Answer) -> dict[str, Any]:
+    found = _loads(answer)
+    if not isinstance(found, dict):
+        raise BackendUnclear("the answer is not a JSON object")
+    return found

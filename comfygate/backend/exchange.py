@@ -1,0 +1,144 @@
+"""One HTTP exchange with a backend: a bounded answer within a bounded time, or an error that says what to do."""
+
+from __future__ import annotations
+
+from attrs import frozen
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
+from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgent, IBodyProducer, IResponse
+from zope.interface import implementer
+
+from comfygate.errors import BackendUnclear, BackendUnreachable
+
+
+@frozen
+class Answer:
+    """What a backend answered.
+
+    :ivar content_type: as sent, or empty.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = ""
+
+
+@implementer(IBodyProducer)
+class Body:
+    """A request body that is in memory already."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.length = len(data)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802
+        """Write all of it."""
+        consumer.write(self._data)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """There is nothing to pause."""
+
+    def resumeProducing(self) -> None:
+        """There is nothing to resume."""
+
+    def stopProducing(self) -> None:
+        """There is nothing to stop."""
+
+
+class _Collector(Protocol):
+    """Gathers an answer's body, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.finished: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._pieces.append(data)
+        elif not self.finished.called:
+            self._pieces.clear()
+            self.finished.errback(BackendUnclear(f"answered with more than {self._limit} bytes"))
+            self._abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.finished.called:
+            return
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self.finished.callback(b"".join(self._pieces))
+        else:
+            self.finished.errback(reason)
+
+    def _abort(self) -> None:
+        abort = getattr(self.transport, "abortConnection", None) or getattr(self.transport, "loseConnection", None)
+        if abort is not None:
+            abort()
+
+
+async def exchange(
+    agent: IAgent,
+    clock: IReactorTime,
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    *,
+    seconds: float,
+    limit: int,
+) -> Answer:
+    """Send one request and read its answer.
+
+    :param seconds: for all of it.
+    :param limit: bytes that the answer may have.
+    :raises BackendUnreachable: nothing was sent.
+    :raises BackendUnclear: the request may have been carried out.
+    """
+    running = Deferred.fromCoroutine(_exchange(agent, method, url, body, limit))
+    late = clock.callLater(seconds, running.cancel)
+    try:
+        return await running
+    except (ConnectError, DNSLookupError) as error:
+        raise BackendUnreachable(f"{method} {url}: {error or type(error).__name__}") from None
+    except BackendUnclear as error:
+        raise BackendUnclear(f"{method} {url}: {error}") from None
+    except Exception as error:
+        if not late.active():
+            raise BackendUnclear(f"{method} {url}: no answer within {seconds:g} s") from None
+        if _is_cancelled(error):
+            raise CancelledError() from None
+        raise BackendUnclear(f"{method} {url}: {_reason(error)}") from None
+    finally:
+        if late.active():
+            late.cancel()
+
+
+async def _exchange(agent: IAgent, method: str, url: str, body: bytes | None, limit: int) -> Answer:
+    headers = Headers({b"Content-Type": [b"application/json"]} if body is not None else {})
+    producer = None if body is None else Body(body)
+    response: IResponse = await agent.request(method.encode(), url.encode("ascii"), headers, producer)
+    collector = _Collector(limit)
+    response.deliverBody(collector)
+    content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0].decode("latin-1")
+    return Answer(response.code, await collector.finished, content_type)
+
+
+def _is_cancelled(error: Exception) -> bool:
+    """Whether somebody who no longer wants the answer ended the exchange; the
+    Agent wraps that in errors of its own.
+    """
+    if isinstance(error, CancelledError | ConnectingCancelledError):
+        return True
+    return any(reason.check(CancelledError) for reason in getattr(error, "reasons", ()))
+
+
+def _reason(error: Exception) -> str:
+    reasons = getattr(error, "reasons", None)
+    return "; ".join(reason.getErrorMessage() for reason in reasons) if reasons else str(error) or type(error).__name__

@@ -1,0 +1,39 @@
+"""The last lines of a ComfyUI's log, as a person wants to see them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+READ = 16 * 1024
+LONGEST = 300
+
+OURS = "[comfygate]"
+"""How the lines begin that the guard writes by itself."""
+
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\x1b.")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def last_lines(path: Path, count: int = 20) -> tuple[str, ...]:
+    """Read the last `count` lines that say something.
+
+    A progress bar that overwrites itself counts as what it shows in the end.
+    Colours and other control characters are left out.
+
+    :return: nothing, if the log cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - READ))
+            data = file.read(READ)
+    except OSError:
+        return ()
+    lines = (_clean(line) for line in data.decode("utf-8", errors="replace").split("\n"))
+    return tuple(line for line in lines if line)[-count:]
+
+
+def _clean(line: str) -> str:
+    shown = line.rstrip("\r").rpartition("\r")[2]
+    return _CONTROL.sub("", _ESCAPE.sub("", shown)).strip()[:LONGEST]

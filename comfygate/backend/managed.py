@@ -1,0 +1,203 @@
+"""A ComfyUI of our own: started, looked after and stopped by this daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from comfygate.backend.attempt import ComfyUIAttempt, Setup
+from comfygate.backend.client import ComfyUIClient
+from comfygate.backend.lifecycle import DEATHS, DELAYS, Attempt, Events, Lifecycle, Record
+from comfygate.backend.listeners import Listeners
+from comfygate.backend.logtail import OURS, last_lines
+from comfygate.backend.monitor import Monitor
+from comfygate.backend.options import Options
+from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.model import BackendState
+
+START_GUESS = 6.0
+"""Seconds that a start takes, as long as none has been seen."""
+
+NOT_SOON = 60.0
+"""Seconds after which to ask again for what does not come back by itself."""
+
+
+@implementer(IBackend)
+class ManagedBackend:
+    """One ComfyUI process and its successors.
+
+    :param reactor: the daemon's reactor.
+    :param setup: how it is run.
+    :param options: shared by all backends.
+    :param delays: seconds before the n-th try in a row.
+    :ivar log_path: what the process printed.
+    :ivar last_error: why it is not READY; after it was given up, with the last
+        line of the log.
+    """
+
+    log = Logger()
+
+    owned = True
+
+    def __init__(
+        self, reactor: Any, setup: Setup, options: Options, *, delays: Callable[[int], float] = DELAYS
+    ) -> None:
+        self.gpu_id = setup.device.gpu_id
+        self.name = setup.device.name
+        self.device = setup.device.label
+        self.log_path = setup.folders.log
+        self._reactor = reactor
+        self._setup = setup
+        self._options = options
+        self._listeners = Listeners()
+        self._monitor: Monitor | None = None
+        self._begun_at = 0.0
+        self._start_seconds = START_GUESS
+        self._record = Record(
+            clock=reactor,
+            effects=self,
+            start_timeout=setup.start_timeout,
+            stop_grace=setup.stop_grace,
+            delays=delays,
+        )
+        self._lifecycle = Lifecycle(self._record)
+
+    @property
+    def state(self) -> BackendState:
+        """Where it is in its life."""
+        return self._record.state
+
+    @property
+    def restarts(self) -> int:
+        """How often it was started again."""
+        return max(0, self._record.starts - 1)
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port, while READY."""
+        attempt = self._ready_attempt
+        return ("127.0.0.1", attempt.port) if attempt else None
+
+    @property
+    def client(self) -> ComfyUIClient | None:
+        """For asking it, while READY."""
+        attempt = self._ready_attempt
+        return attempt.client if attempt else None
+
+    @property
+    def has_companion(self) -> bool:
+        """Whether it answers POST /comfygate/validate."""
+        attempt = self._ready_attempt
+        return attempt is not None and "validate" in (attempt.companion or {}).get("routes", ())
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        attempt = self._record.attempt
+        return attempt.process.pid if isinstance(attempt, ComfyUIAttempt) and attempt.process else None
+
+    @property
+    def last_error(self) -> str | None:
+        """Why it is not READY, in one line."""
+        reason = self._record.reason
+        if reason is None or self.state is not BackendState.FAILED:
+            return reason
+        said = last_lines(self.log_path, 1)
+        what = f"ended {DEATHS} times in a row before it was ready, the last time with: {reason}"
+        if not said or said[0].startswith(OURS):
+            return what
+        return f"{what}; the last line of {self.log_path}: {said[0]}"
+
+    @property
+    def log_tail(self) -> tuple[str, ...]:
+        """The last lines that it printed."""
+        return last_lines(self.log_path)
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds after which a client should ask again."""
+        now: float = self._reactor.seconds()
+        if self.state is BackendState.READY:
+            return 1.0
+        if self.state is BackendState.STARTING:
+            return max(1.0, self._begun_at + self._start_seconds - now)
+        if self.state is BackendState.DOWN:
+            return max(1.0, self._record.retry_at - now + self._start_seconds)
+        return NOT_SOON
+
+    def start(self) -> None:
+        """Bring it up, and keep it up."""
+        self._lifecycle.start()
+
+    def stop(self) -> Deferred[None]:
+        """End it for good; fires when nothing of it is left."""
+        return self._lifecycle.stop()
+
+    def subscribe(self, listener: IBackendListener) -> None:
+        """Tell `listener` of every later change."""
+        self._listeners.add(listener)
+
+    def attempt(self, events: Events) -> Attempt:
+        """Begin to run the process (an effect of the lifecycle)."""
+        self._begun_at = self._reactor.seconds()
+        return ComfyUIAttempt(self._reactor, self._setup, self._options, events)
+
+    def changed(self) -> None:
+        """Act on a new state (an effect of the lifecycle)."""
+        with self.log.failuresHandled("while acting on the state of GPU {gpu_id}", gpu_id=self.gpu_id):
+            self._log_state()
+            self._monitor_if_ready()
+        self._listeners.backend_changed(self)
+
+    @property
+    def _ready_attempt(self) -> ComfyUIAttempt | None:
+        attempt = self._record.attempt if self.state is BackendState.READY else None
+        return attempt if isinstance(attempt, ComfyUIAttempt) else None
+
+    def _monitor_if_ready(self) -> None:
+        if self._monitor is not None:
+            self._monitor.stop()
+            self._monitor = None
+        if self.address is not None:
+            self._start_seconds = max(1.0, self._reactor.seconds() - self._begun_at)
+            self._monitor = Monitor(self._reactor, self.address, self._queue_changed)
+            self._monitor.start()
+
+    def _queue_changed(self, remaining: int) -> None:
+        self._listeners.queue_changed(self, remaining)
+
+    def _log_state(self) -> None:
+        record, gpu = self._record, self.gpu_id
+        if record.state is BackendState.READY:
+            self.log.info(
+                "GPU {gpu} is ready after {seconds:.1f} s: process {pid} on port {port}, {companion}",
+                gpu=gpu,
+                seconds=self._reactor.seconds() - self._begun_at,
+                pid=self.pid,
+                port=self.address[1] if self.address else None,
+                companion="with the companion" if self.has_companion else "without the companion",
+            )
+        elif record.state is BackendState.DOWN:
+            delay = record.retry_at - self._reactor.seconds()
+            self.log.warn(
+                "GPU {gpu} went down: {reason}; starting again in {delay:.1f} s; its log is {path}",
+                gpu=gpu,
+                reason=record.reason,
+                delay=delay,
+                path=self.log_path,
+            )
+        elif record.state is BackendState.FAILED:
+            self.log.error(
+                "GPU {gpu} is given up: it {reason}.\nSee to that, then restart the daemon. "
+                "The last lines of {path}:\n{tail}",
+                gpu=gpu,
+                reason=self.last_error,
+                path=self.log_path,
+                tail="\n".join(f"    {line}" for line in self.log_tail),
+            )
+        else:
+            self.log.info("GPU {gpu} is {state}", gpu=gpu, state=record.state.value)

@@ -1,0 +1,81 @@
+"""Which options the installed ComfyUI knows: asked of its ``--help``, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from twisted.internet.defer import DeferredLock
+from twisted.internet.interfaces import IReactorProcess
+
+from comfygate.backend.commandline import Program, StartError, inherited_environment, known_options
+from comfygate.backend.process import Command, launch
+
+HELP_TIME = 60.0
+"""Seconds that ``--help`` may take."""
+
+HELP_SIZE = 1024 * 1024
+
+
+class Options:
+    """The options of each ComfyUI that this daemon runs.
+
+    A failure is not remembered: the next start asks again, since somebody may
+    have mended it.
+    """
+
+    def __init__(self, reactor: IReactorProcess) -> None:
+        self._reactor = reactor
+        self._known: dict[Program, frozenset[str]] = {}
+        self._lock = DeferredLock()
+
+    async def of(self, program: Program) -> frozenset[str]:
+        """List the options that `program` knows.
+
+        :raises StartError: if it does not say.
+        """
+        await self._lock.acquire()
+        try:
+            if program not in self._known:
+                self._known[program] = await self._ask(program)
+            return self._known[program]
+        finally:
+            self._lock.release()
+
+    async def _ask(self, program: Program) -> frozenset[str]:
+        program.check()
+        with TemporaryDirectory(prefix="comfygate-") as folder:
+            log = Path(folder, "help.log")
+            reason = await self._run(program, log)
+            text = log.read_text(errors="replace") if log.exists() else ""
+        if reason != "exit status 0":
+            raise StartError(f"{' '.join(program.argv)} --help failed ({reason}): {last_line(text)}")
+        options = known_options(text)
+        if "--port" not in options:
+            raise StartError(f"{' '.join(program.argv)} --help lists no --port; is that ComfyUI?")
+        return options
+
+    async def _run(self, program: Program, log: Path) -> str:
+        # The width keeps argparse from wrapping the list of options.
+        quiet = {"NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
+        command = Command(
+            argv=(*program.argv, "--help"),
+            folder=program.folder,
+            environment={**inherited_environment(), **quiet},
+            log_path=str(log),
+            log_size=HELP_SIZE,
+            log_files=1,
+        )
+        process = launch(self._reactor, command)
+        late = self._reactor.callLater(HELP_TIME, process.kill)  # type: ignore[attr-defined]
+        try:
+            return await process.exited
+        finally:
+            if late.active():
+                late.cancel()
+
+
+def last_line(text: str) -> str:
+    """The last line of `text` that says something."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it printed nothing"
