@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
+from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.interfaces import IStatusSource
 from comfygate.ledger import Ledger
 from comfygate.model import BackendView
 from comfygate.routing.assignment import GateRouting
@@ -51,3 +53,22 @@ class Books:
         self._announcing = False
         for watcher in self._watchers:
             watcher()
+
+
+@implementer(IStatusSource)
+class UncountedWork:
+    """What a gate's clients should be told on top of one backend's own count.
+
+    :param gpu_id: the backend whose status messages they get.
+    :param gpu_ids: the gate's set.
+    """
+
+    def __init__(self, ledger: Ledger, gpu_id: int, gpu_ids: Sequence[int]) -> None:
+        self._ledger = ledger
+        self._gpu_id = gpu_id
+        self._gpu_ids = tuple(gpu_ids)
+
+    def waiting(self) -> int:
+        """See :class:`comfygate.interfaces.IStatusSource`."""
+        others = sum(self._ledger.remaining(gpu_id) for gpu_id in self._gpu_ids if gpu_id != self._gpu_id)
+        return self._ledger.unseen(self._gpu_id) + others

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import orjson
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import LoopingCall
@@ -13,6 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from comfygate.backend.waiting import Queue
 from comfygate.control.books import Books
 from comfygate.errors import BackendError
 from comfygate.interfaces import IBackend, IBackendListener
@@ -135,12 +135,12 @@ class Reconciler:
     def _is_current(self, held: Held) -> bool:
         return self._ledger.held(held.job.prompt_id) is held
 
-    def _meet_strangers(self, gpu_id: int, queue: Any) -> None:
+    def _meet_strangers(self, gpu_id: int, queue: Queue) -> None:
         listed = [(item, True) for item in queue.running_items] + [(item, False) for item in queue.pending_items]
         strangers = tuple(
-            Stranger(prompt_id=str(item[1]), number=float(item[0]), running=running, item=orjson.dumps(item))
+            Stranger(prompt_id=item.prompt_id, number=item.number, running=running, item=item.raw)
             for item, running in listed
-            if not self._ledger.knows(str(item[1]))
+            if not self._ledger.knows(item.prompt_id)
         )
         self._ledger.meet(gpu_id, strangers)
 

@@ -17,11 +17,9 @@ from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.replies import Reply, respond
 from comfygate.errors import GateError
+from comfygate.gate.gate import GATE_HEADER
 from comfygate.routes import plain_path
 from comfygate.routing.assignment import GateRouting
-
-GATE_HEADER = b"X-ComfyGate-Gate"
-"""Names the gate that a request came through; the gates set it, clients cannot."""
 
 Endpoint = Callable[[GateRouting, Request], Awaitable[Reply]]
 
@@ -117,7 +115,7 @@ class Root(Resource):
     isLeaf = True
 
     def __init__(self, control: Control) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._control = control
 
     def render(self, request: Request) -> int:
@@ -145,7 +143,7 @@ class QuietSite(Site):
 
 def make_site(control: Control) -> Site:
     """The control plane as a protocol factory."""
-    site = QuietSite(Root(control), timeout=None)
+    site = QuietSite(Root(control), timeout=None)  # type: ignore[no-untyped-call]
     site.displayTracebacks = False
     return site
 

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.backend.waiting import Queue, QueueItem
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books
 from comfygate.control.dispatch import Dispatcher
@@ -30,20 +31,6 @@ from comfygate.routing.least_loaded import LeastLoaded
 class FakeAnswer:
     status: int
     body: bytes
-
-
-@frozen
-class FakeQueue:
-    running_items: list[Any]
-    pending_items: list[Any]
-
-    @property
-    def running(self) -> tuple[str, ...]:
-        return tuple(item[1] for item in self.running_items)
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        return tuple(item[1] for item in self.pending_items)
 
 
 @define
@@ -74,8 +61,9 @@ class FakeClient:
             raise fault
         return answer or FakeAnswer(200, b'{"node_errors": {}}')
 
-    async def queue(self) -> FakeQueue:
-        return FakeQueue(self.items[:1], self.items[1:])
+    async def queue(self) -> Queue:
+        items = [QueueItem(item[0], item[1], None, orjson.dumps(item)) for item in self.items]
+        return Queue(tuple(items[:1]), tuple(items[1:]))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         return self.done.get(prompt_id)

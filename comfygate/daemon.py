@@ -1,0 +1,157 @@
+"""The daemon: every part made, joined, started and stopped."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from comfygate.backend.attempt import Setup
+from comfygate.backend.commandline import Folders, Program
+from comfygate.backend.fleet import Fleet
+from comfygate.backend.managed import ManagedBackend
+from comfygate.backend.options import Options
+from comfygate.backend.remote import RemoteBackend
+from comfygate.claims import StateFolder
+from comfygate.control.accept import Acceptance
+from comfygate.control.books import Books, UncountedWork
+from comfygate.control.dispatch import Dispatcher
+from comfygate.control.interrupt import Interrupts
+from comfygate.control.listings import Listings
+from comfygate.control.reconcile import Reconciler
+from comfygate.control.site import Control, make_site
+from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.ledger import Ledger
+from comfygate.model import BackendState
+from comfygate.plan import Plan
+from comfygate.ports import Ports
+from comfygate.queue import WaitingJobs
+from comfygate.routing.assignment import GateRouting
+from comfygate.routing.least_loaded import LeastLoaded
+
+
+class Daemon(Service):
+    """Backends, control plane and ports, in the order in which they depend on each other.
+
+    :param reactor: the daemon's reactor.
+    :param folder: state_dir, locked; released in the end.
+    :param sockets: listening sockets by gate name; closed in the end.
+    """
+
+    def __init__(self, reactor: Any, plan: Plan, folder: StateFolder, sockets: Mapping[str, socket.socket]) -> None:
+        self._reactor = reactor
+        self._plan = plan
+        self._folder = folder
+        self._sockets = sockets
+        self._control_port: Any = None
+        self._fleet = Fleet(make_backends(reactor, plan))
+        config = plan.config
+        ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
+        self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
+        self._reconciler = Reconciler(self._books)
+        self._ports = Ports(
+            reactor, config, self._fleet, lambda gpu_id, gpu_ids: UncountedWork(ledger, gpu_id, gpu_ids)
+        )
+        self._books.watch(self._ports.status_changed)
+        self._dispatcher = Dispatcher(self._books, self._reconciler)
+
+    def startService(self) -> None:
+        """Open the ports, then start the backends behind them."""
+        super().startService()  # type: ignore[no-untyped-call]
+        site = make_site(self._control())
+        self._control_port = self._reactor.listenUNIX(self._plan.config.control_socket, site, mode=0o600)
+        self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
+        self._reconciler.start()
+        herald = Herald(self._plan)
+        for backend in self._fleet:
+            backend.subscribe(herald)
+            backend.start()
+
+    async def _stop(self) -> None:
+        self._reconciler.stop()
+        # Clients get their answers and closing handshakes while the backends still run.
+        await self._ports.close()
+        await self._control_port.stopListening()
+        await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
+        self._folder.release()
+
+    def stopService(self) -> Deferred[None]:
+        """End everything; fires when nothing is left."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        return Deferred.fromCoroutine(self._stop())
+
+    def _control(self) -> Control:
+        ports = {gate.gpu_ids[0]: gate.port for gate in self._plan.gates if gate.name.startswith("gpu-")}
+        return Control(
+            books=self._books,
+            acceptance=Acceptance(self._books, self._reconciler),
+            listings=Listings(self._books, ports),
+            interrupts=Interrupts(self._books, self._plan.interrupt_policy),
+            operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
+        )
+
+
+@implementer(IBackendListener)
+class Herald:
+    """Says where to find what is there, once it answers."""
+
+    _log = Logger()
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._missing = set(plan.gpu_ids)
+
+    def backend_changed(self, backend: IBackend) -> None:
+        """See :class:`comfygate.interfaces.IBackendListener`."""
+        if backend.gpu_id not in self._missing or backend.state is not BackendState.READY:
+            return
+        self._missing.discard(backend.gpu_id)
+        if not self._missing:
+            self._log.info("ComfyGate is ready:\n{addresses}", addresses="\n".join(self._lines()))
+
+    def queue_changed(self, backend: IBackend, remaining: int) -> None:
+        """See :class:`comfygate.interfaces.IBackendListener`."""
+
+    def _lines(self) -> Iterator[str]:
+        interface = self._plan.config.interface
+        host = {"0.0.0.0": "localhost", "::": "localhost"}.get(interface, interface)  # noqa: S104
+        for gate in self._plan.gates:
+            gpus = ", ".join(map(str, gate.gpu_ids))
+            what = f"GPU {gpus}" if len(gate.gpu_ids) == 1 else f"{gate.name}: GPUs {gpus}"
+            yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
+
+
+def make_backends(reactor: Any, plan: Plan) -> list[IBackend]:
+    """Make a backend for each GPU; nothing is started yet."""
+    options = Options(reactor)
+    return [_backend(reactor, plan, gpu_id, options) for gpu_id in plan.gpu_ids]
+
+
+def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBackend:
+    config = plan.config
+    overrides = config.overrides(gpu_id)
+    if overrides.url is not None:
+        return RemoteBackend(reactor, gpu_id, overrides.url, name=overrides.name)
+    state = Path(config.state_dir)
+    setup = Setup(
+        device=plan.devices[gpu_id],
+        program=Program(config.comfyui, config.python),
+        folders=Folders(
+            own=state / f"gpu-{gpu_id}",
+            input=Path(config.input_dir),
+            output=Path(config.output_dir),
+            user=state / "user" if config.simulated else None,
+        ),
+        arguments=(*config.arguments, *overrides.arguments),
+        start_timeout=config.start_timeout,
+        stop_grace=config.stop_grace,
+        log_size=config.log_size,
+        log_files=config.log_files,
+    )
+    return ManagedBackend(reactor, setup, options)

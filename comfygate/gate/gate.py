@@ -1,0 +1,155 @@
+"""One port: what becomes of each request to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from attrs import frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from zope.interface import implementer
+
+from comfygate.backend.fleet import Fleet
+from comfygate.bucket import Buckets
+from comfygate.errors import GateError
+from comfygate.gate.bridge import Bridges
+from comfygate.gate.pool import UpstreamPool
+from comfygate.gate.site import Decision, IGateSite, Relay, Upgrade
+from comfygate.gate.upstreams import Upstreams
+from comfygate.http1 import Headers, RequestHead
+from comfygate.origin import same_origin
+from comfygate.routes import Metering, Route, classify
+
+GATE_HEADER = b"X-ComfyGate-Gate"
+"""Tells the control plane which gate a request came through; no client can set it."""
+
+# What the gate says itself, or must not be said by a client.
+_NOT_PASSED = frozenset({b"origin", GATE_HEADER.lower()})
+# The control plane reads bodies by their route, never as forms.
+_NOT_FOR_CONTROL = _NOT_PASSED | {b"content-type"}
+
+
+@frozen(kw_only=True)
+class GateFacts:
+    """How one port behaves.
+
+    :ivar gpu_ids: its set, in order; the first that is READY gets what is
+        relayed.
+    :ivar by_client: whether each client address has a bucket of its own.
+    :ivar max_wait: seconds that a request may wait for a token.
+    :ivar max_prompt: bytes of a body that the control plane reads whole.
+    :ivar max_body: bytes of a body that is relayed; 0 for no bound.
+    :ivar backend_timeout: seconds without a sign of life from a backend.
+    """
+
+    name: str
+    gpu_ids: tuple[int, ...]
+    rate: float
+    burst: float
+    by_client: bool
+    max_wait: float
+    metered: tuple[str, ...]
+    max_prompt: int
+    max_body: int
+    backend_timeout: float
+
+
+@implementer(IGateSite)
+class Gate:
+    """Decides for one port: refuse, answer by the control plane, relay, or bridge.
+
+    :param control: connections to the control plane.
+    :param bridges: the WebSockets of this port, by the GPU behind them.
+    """
+
+    def __init__(
+        self,
+        facts: GateFacts,
+        *,
+        fleet: Fleet,
+        upstreams: Upstreams,
+        control: UpstreamPool,
+        bridges: Mapping[int, Bridges],
+        clock: IReactorTime,
+    ) -> None:
+        self.facts = facts
+        self.bridges = bridges
+        self._fleet = fleet
+        self._upstreams = upstreams
+        self._control = control
+        self._clock = clock
+        self._buckets = Buckets(facts.rate, facts.burst)
+        self._metering = Metering(facts.metered)
+        self._several = len(facts.gpu_ids) > 1
+
+    def admit(self, head: RequestHead, peer: str) -> Decision | Deferred[Decision]:
+        """See :class:`comfygate.gate.site.IGateSite`."""
+        self._check_origin(head)
+        route = classify(head.method, head.path, several=self._several)
+        wait = self._take_token(route, peer)
+        if wait:
+            return deferLater(self._clock, wait, self._decide, head, route)
+        return self._decide(head, route)
+
+    def error_headers(self, head: RequestHead) -> Headers:
+        """See :class:`comfygate.gate.site.IGateSite`."""
+        return ()
+
+    def _check_origin(self, head: RequestHead) -> None:
+        origin = head.get(b"origin")
+        if origin is None or same_origin(head.get(b"host"), origin):
+            return
+        raise GateError(
+            403,
+            "forbidden_origin",
+            "This page may not use this port",
+            f"The page comes from {origin.decode('latin-1')}.",
+        )
+
+    def _take_token(self, route: Route, peer: str) -> float:
+        if not self._metering.metered(route):
+            return 0.0
+        key = peer if self.facts.by_client else None
+        granted, wait = self._buckets.take(key, self._clock.seconds(), self.facts.max_wait)
+        if granted:
+            return wait
+        raise GateError(
+            429,
+            "rate_limited",
+            "Too many requests to this port",
+            f"It takes {self.facts.rate:g} requests a second, and {self.facts.burst:g} at once after a pause.",
+            retry_after=wait,
+        )
+
+    def _decide(self, head: RequestHead, route: Route) -> Decision:
+        if head.upgrade == b"websocket":
+            return self._bridge(head)
+        if route.control:
+            return Relay(
+                pool=self._control,
+                host=b"comfygate",
+                drop_headers=_NOT_FOR_CONTROL,
+                extra_headers=((GATE_HEADER, self.facts.name.encode("ascii")),),
+                max_body=self.facts.max_prompt,
+                backend_timeout=self.facts.backend_timeout,
+            )
+        backend = self._fleet.first_ready(self.facts.gpu_ids)
+        return Relay(
+            pool=self._upstreams.pool(backend),
+            host=_authority(backend.address),
+            drop_headers=_NOT_PASSED,
+            max_body=self.facts.max_body or None,
+            backend_timeout=self.facts.backend_timeout,
+        )
+
+    def _bridge(self, head: RequestHead) -> Upgrade:
+        backend = self._fleet.first_ready(self.facts.gpu_ids)
+        if backend.address is None:
+            raise self._fleet.unavailable((backend.gpu_id,))
+        return Upgrade(self.bridges[backend.gpu_id].accept(head, backend.gpu_id, backend.address))
+
+
+def _authority(address: tuple[str, int] | None) -> bytes:
+    host, port = address or ("127.0.0.1", 0)
+    return (f"[{host}]:{port}" if ":" in host else f"{host}:{port}").encode("ascii")

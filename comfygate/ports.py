@@ -1,0 +1,152 @@
+"""The listening ports: each with its gate, its connections and its WebSockets."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
+from zope.interface import implementer
+
+from comfygate.backend.fleet import Fleet
+from comfygate.config import Config, GateConfig
+from comfygate.gate.bridge import Bridges
+from comfygate.gate.gate import Gate, GateFacts
+from comfygate.gate.limits import Limits
+from comfygate.gate.pool import UpstreamPool
+from comfygate.gate.server import GateFactory
+from comfygate.gate.sessions import Sessions
+from comfygate.gate.upstreams import Upstreams
+from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
+from comfygate.model import BackendState
+
+GRACE = 5.0
+"""Seconds that requests under way are given when the daemon stops."""
+
+
+class Port:
+    """One listening port."""
+
+    def __init__(self, gate: Gate, factory: GateFactory, listening: IListeningPort) -> None:
+        self._gate = gate
+        self._factory = factory
+        self._listening = listening
+
+    def status_changed(self) -> None:
+        """Another number of prompts waits: tell the WebSocket clients."""
+        for bridges in self._gate.bridges.values():
+            bridges.status_changed()
+
+    def backend_lost(self, gpu_id: int) -> None:
+        """Close the WebSockets to a backend that is gone."""
+        if gpu_id in self._gate.bridges:
+            self._gate.bridges[gpu_id].backend_lost(gpu_id)
+
+    def stop(self) -> Deferred[Any]:
+        """Close it; fires when no client is left."""
+        self._listening.stopListening()
+        closing = [bridges.close() for bridges in self._gate.bridges.values()]
+        return gatherResults([*closing, self._factory.stop(GRACE)], consumeErrors=True)
+
+
+@implementer(IBackendListener)
+class Ports:
+    """All ports, and the connections to the backends that they share.
+
+    :param reactor: the daemon's reactor.
+    :param status: who counts the prompts that wait with us, given the GPU that
+        a WebSocket is on and the port's set.
+    """
+
+    def __init__(
+        self, reactor: Any, config: Config, fleet: Fleet, status: Callable[[int, tuple[int, ...]], IStatusSource]
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._fleet = fleet
+        self._status = status
+        self._upstreams = Upstreams(self._backend_pool)
+        self._control = UpstreamPool(
+            UNIXClientEndpoint(reactor, config.control_socket), reactor, name="the control plane"
+        )
+        self._sessions = Sessions()
+        self._ports: list[Port] = []
+        for backend in fleet:
+            backend.subscribe(self)
+
+    def open(self, gates: Mapping[str, GateConfig], sockets: Mapping[str, socket.socket]) -> None:
+        """Serve on sockets that listen already; they are ours from now on.
+
+        :param gates: by name, as `sockets`.
+        """
+        limits = Limits(connections=self._config.max_connections)
+        for name, listening in sockets.items():
+            gate = self._gate(gates[name])
+            factory = GateFactory(gate, self._reactor, limits)
+            port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
+            listening.close()
+            self._ports.append(Port(gate, factory, port))
+
+    def status_changed(self) -> None:
+        """Another number of prompts waits: tell the WebSocket clients."""
+        for port in self._ports:
+            port.status_changed()
+
+    def backend_changed(self, backend: IBackend) -> None:
+        """See :class:`comfygate.interfaces.IBackendListener`."""
+        self._upstreams.backend_changed(backend)
+        if backend.state is not BackendState.READY:
+            for port in self._ports:
+                port.backend_lost(backend.gpu_id)
+
+    def queue_changed(self, backend: IBackend, remaining: int) -> None:
+        """See :class:`comfygate.interfaces.IBackendListener`."""
+
+    def close(self) -> Deferred[Any]:
+        """Close all; fires when no client is left."""
+        closing = gatherResults([port.stop() for port in self._ports], consumeErrors=True)
+        return closing.addBoth(self._drop_connections)
+
+    def _drop_connections(self, result: object) -> object:
+        self._upstreams.close()
+        self._control.close()
+        return result
+
+    def _gate(self, gate: GateConfig) -> Gate:
+        config = self._config
+        facts = GateFacts(
+            name=gate.name,
+            gpu_ids=gate.gpu_ids,
+            rate=gate.rate,
+            burst=gate.burst,
+            by_client=gate.limit_by == "client",
+            max_wait=gate.max_wait,
+            metered=gate.metered,
+            max_prompt=config.max_prompt,
+            max_body=config.max_body,
+            backend_timeout=config.backend_timeout,
+        )
+        bridges = {
+            gpu_id: Bridges(self._reactor, self._status(gpu_id, gate.gpu_ids), sessions=self._sessions)
+            for gpu_id in gate.gpu_ids
+        }
+        return Gate(
+            facts,
+            fleet=self._fleet,
+            upstreams=self._upstreams,
+            control=self._control,
+            bridges=bridges,
+            clock=self._reactor,
+        )
+
+    def _backend_pool(self, address: tuple[str, int], name: str) -> UpstreamPool:
+        host, port = address
+        endpoint: IStreamClientEndpoint
+        if host == "127.0.0.1":
+            endpoint = TCP4ClientEndpoint(self._reactor, host, port, timeout=5)
+        else:
+            endpoint = HostnameEndpoint(self._reactor, host, port, timeout=5)
+        return UpstreamPool(endpoint, self._reactor, name=name)
