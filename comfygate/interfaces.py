@@ -121,3 +121,10 @@ class ILaunched(Interface):
 
     def kill() -> None:
         """End its whole process group now."""
+
+
+class IStatusSource(Interface):
+    """Knows what a gate's backends don't: how many prompts wait with us."""
+
+    def waiting() -> int:
+        """Prompts that wait in our queue for this gate and that no backend has yet."""
