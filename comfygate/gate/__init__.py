@@ -1,0 +1,1 @@
+"""The data plane: one listening port, its relay, its pools, its WebSocket bridge."""

@@ -1,0 +1,492 @@
+"""One client connection of a port: its requests, in order, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol as Shape
+from typing import cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IHalfCloseableProtocol, IPushProducer, IReactorTime, ITransport
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from comfygate.errors import GateError
+from comfygate.gate.alarm import Alarm, Due
+from comfygate.gate.answers import broken, connection_option, from_error, render
+from comfygate.gate.limits import Limits
+from comfygate.gate.relay import Exchange
+from comfygate.gate.site import Answer, Decision, IGateSite, Relay, Upgrade
+from comfygate.gate.sockets import Wire, peer_ip, tune
+from comfygate.http1 import (
+    BodyDecoder,
+    Length,
+    NoBody,
+    ProtocolError,
+    RequestHead,
+    decoder_for,
+    parse_request_head,
+    request_head_end,
+)
+
+log = Logger()
+
+
+class Port(Shape):
+    """What a connection needs of the port that it came in by."""
+
+    site: IGateSite
+    clock: IReactorTime
+    limits: Limits
+    stopping: bool
+    requests: int
+
+    def left(self, connection: GateConnection) -> None:
+        """`connection` is closed, or somebody else's now."""
+
+
+class State(Enum):
+    """What a connection is busy with."""
+
+    HEAD = "waits for a request head"
+    DECIDING = "the site decides"
+    RELAYING = "an exchange is under way"
+    DRAINING = "reads the rest of a body that nobody wants"
+    LINGERING = "has said all; reads until the client has understood"
+    CLOSING = "writes its last bytes"
+    GONE = "closed, or handed over"
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class GateConnection(Protocol):
+    """Reads requests, asks the site, and relays or answers each.
+
+    It is its own transport's producer: when what it writes piles up, the
+    upstream is not read and no further request is begun.
+
+    :ivar peer: the client's IP address, or ``""``.
+    :ivar body: decoder of the current request's body.
+    """
+
+    def __init__(self, port: Port, refusal: GateError | None = None) -> None:
+        self.peer = ""
+        self.body: BodyDecoder = decoder_for(NoBody())
+        self._port = port
+        self._limits = port.limits
+        self._refusal = refusal
+        self._wire: Wire
+        self._state = State.HEAD
+        self._head: RequestHead | None = None
+        self._exchange: Exchange | None = None
+        self._deciding: Deferred[Decision] | None = None
+        self._buffer = bytearray()  # came before its turn
+        self._scanned = 0  # bytes of it in which no head ended
+        self._pumping = False
+        self._full = False  # what was written piles up
+        self._full_since = 0.0
+        self._eof = False
+        self._upload_held = False
+        self._paused = False
+        self._discarded = 0
+        self._until = 0.0
+        self._late: Callable[[], None] = self.abort
+        self._alarm = Alarm(port.clock, self._due)
+
+    @property
+    def closing(self) -> bool:
+        """Whether the port is being closed."""
+        return self._port.stopping
+
+    # What the transport tells.
+
+    def connectionMade(self) -> None:
+        """A client is there."""
+        self._wire = cast(Wire, self.transport)
+        self._wire.registerProducer(self, True)
+        tune(self._wire)
+        self.peer = peer_ip(self._wire)
+        self._expect(self._limits.head, self._head_late)
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Bytes came from the client."""
+        if self._takes_body():
+            self._feed(data)
+        elif self._state is State.LINGERING:
+            self._throw_away(len(data))
+        elif self._state not in (State.CLOSING, State.GONE):
+            if self._state is State.HEAD and not self._buffer:
+                self._expect(self._limits.head, self._head_late)
+            self._buffer += data
+        self._pump()
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more; it may still wait for the answer."""
+        self._eof = True
+        if self._state is State.HEAD:
+            self._pump()
+        elif self._takes_body() and self._state is State.RELAYING:
+            self._check_upload()
+        elif self._state in (State.DRAINING, State.LINGERING):
+            self._close()
+
+    def writeConnectionLost(self) -> None:
+        """All has been sent, and the client knows that no more comes."""
+        if self._state is State.LINGERING:
+            self._expect(self._limits.linger, self.abort)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone."""
+        if self._state is State.GONE:
+            return
+        self._state = State.GONE
+        self._alarm.stop()
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            log.debug("{peer} left before its answer was complete", peer=self.peer)
+            exchange.client_lost()
+        if self._deciding is not None:
+            self._deciding.cancel()
+        self._buffer.clear()
+        self._port.left(self)
+
+    def pauseProducing(self) -> None:
+        """What was written piles up."""
+        self._full = True
+        self._full_since = self._port.clock.seconds()
+        if self._exchange is not None:
+            self._exchange.client_full()
+        self._alarm.watch()
+
+    def resumeProducing(self) -> None:
+        """What was written has gone."""
+        self._full = False
+        if self._exchange is not None:
+            self._exchange.client_drained()
+            self._alarm.watch()
+        else:
+            if self._state is State.HEAD:
+                self._expect(self._limits.head if self._buffer else self._limits.idle, self._head_late)
+            self._pump()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; connectionLost follows."""
+
+    # Requests.
+
+    def _pump(self) -> None:
+        """Begin requests until one is under way.  Not re-entrant: pipelined ones are taken in a loop."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while self._state is State.HEAD and self._buffer and not self._full:
+                if not self._take_head():
+                    break
+        finally:
+            self._pumping = False
+        if self._state is State.HEAD and self._eof and not self._full:
+            self._close()
+        self._pause_or_resume()
+        self._alarm.watch()
+
+    def _take_head(self) -> bool:
+        self._head = None
+        try:
+            end = request_head_end(self._buffer, self._scanned)
+            if end < 0:
+                self._scanned = len(self._buffer)
+                return False
+            raw = bytes(self._buffer[:end])
+            del self._buffer[:end]
+            self._scanned = 0
+            self._head = parse_request_head(raw)
+        except GateError as error:
+            self._refuse(error)
+            return False
+        self.body = decoder_for(self._head.framing)
+        self._port.requests += 1
+        self._ask(self._head, raw)
+        return True
+
+    def _ask(self, head: RequestHead, raw: bytes) -> None:
+        self._state = State.DECIDING
+        try:
+            decision = self._port.site.admit(head, self.peer)
+        except GateError as error:
+            self._refuse(error)
+        except Exception:
+            log.failure("the gate could not decide about {method} {target}", method=head.method, target=head.target)
+            self._refuse(broken())
+        else:
+            if isinstance(decision, Deferred):
+                self._wait_for(decision, head, raw)
+            else:
+                self._act(decision, head, raw)
+
+    def _wait_for(self, decision: Deferred[Decision], head: RequestHead, raw: bytes) -> None:
+        def decided(result: Decision) -> None:
+            self._deciding = None
+            self._act(result, head, raw)
+            self._pump()
+
+        def failed(failure: Failure) -> None:
+            self._deciding = None
+            if self._state is not State.DECIDING:
+                return
+            if isinstance(failure.value, GateError):
+                self._refuse(failure.value)
+            elif failure.check(CancelledError):
+                self._refuse(GateError(503, "not_decided", "The request could not be begun in time.", retry_after=1.0))
+            else:
+                log.failure("the gate could not decide", failure)
+                self._refuse(broken())
+            self._pump()
+
+        self._deciding = decision
+        self._expect(self._limits.admit, decision.cancel)
+        decision.addCallback(decided)
+        decision.addErrback(failed)
+
+    def _act(self, decision: Decision, head: RequestHead, raw: bytes) -> None:
+        match decision:
+            case Relay():
+                self._state = State.RELAYING
+                self._exchange = Exchange(self, head, decision, self._port.clock, self._limits)
+                self._exchange.start()
+            case Answer():
+                self._answer(decision)
+            case Upgrade():
+                self._hand_over(decision, raw)
+
+    def _hand_over(self, upgrade: Upgrade, raw: bytes) -> None:
+        """Make the connection somebody else's, with all that was received."""
+        wire = self._wire
+        raw += self._buffer
+        if not self.body.finished:
+            self._refuse(GateError(400, "bad_request", "A request to switch protocols must have no body."))
+            return
+        if self._eof:
+            self._close()  # the successor would never hear of it
+            return
+        try:
+            successor = upgrade.accept(cast(ITransport, wire), raw)
+        except GateError as error:
+            self._refuse(error)
+            return
+        self._state = State.GONE
+        self._alarm.stop()
+        self._buffer.clear()
+        wire.unregisterProducer()
+        if self._paused and not self._eof:
+            wire.resumeProducing()
+        self._port.left(self)
+        wire.protocol = successor
+        successor.makeConnection(cast(ITransport, wire))
+        successor.dataReceived(raw)
+
+    # The request's body.
+
+    def _takes_body(self) -> bool:
+        """Whether what comes belongs to the current request's body and can be dealt with now."""
+        if self.body.finished:
+            return False
+        return self._state is State.DRAINING or (self._exchange is not None and self._exchange.ready)
+
+    def _feed(self, data: bytes) -> None:
+        body = self.body
+        try:
+            pieces = body.feed(data)
+        except ProtocolError as error:
+            if self._exchange is not None:
+                self._exchange.body_broken(str(error))
+            else:
+                self.abort()
+            return
+        if body.finished and body.rest:
+            self._buffer += body.rest
+            body.rest = b""
+        if self._exchange is not None:
+            self._exchange.request_body(pieces, body.finished)
+        elif body.finished:
+            self._next()
+
+    def _check_upload(self) -> None:
+        if self._eof and not self.body.finished:
+            log.debug("{peer} left before its request was complete", peer=self.peer)
+            self.abort()
+
+    # What the exchange tells (Client).
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Write to the client."""
+        self._wire.writeSequence(pieces)
+
+    def body_wanted(self) -> None:
+        """The upstream is ready for the request body."""
+        if not self.body.finished:
+            if self._buffer:
+                data = bytes(self._buffer)
+                self._buffer.clear()
+                self._feed(data)
+            if self._state is State.RELAYING:
+                self._check_upload()
+        self._pause_or_resume()
+        self._alarm.watch()
+
+    def hold_upload(self, held: bool) -> None:
+        """Read the request body no faster than the upstream does."""
+        self._upload_held = held
+        self._pause_or_resume()
+        self._alarm.watch()
+
+    def finished(self, keep_alive: bool) -> None:
+        """The answer is complete."""
+        self._exchange = None
+        self._upload_held = False
+        if keep_alive:
+            self._next()
+        elif self.body.finished and not self._buffer:
+            self._close()
+        else:
+            self._linger()
+        self._pump()
+
+    def failed(self, error: GateError) -> None:
+        """There is no answer but this one."""
+        self._exchange = None
+        self._upload_held = False
+        self._refuse(error, close=error.status == 408)
+        self._pump()
+
+    def cut(self) -> None:
+        """The answer was cut short; the client must not take it for complete."""
+        self._exchange = None
+        self.abort()
+
+    # Our own answers.
+
+    def _refuse(self, error: GateError, *, close: bool = False) -> None:
+        extra = self._port.site.error_headers(self._head) if self._head is not None else ()
+        self._answer(from_error(error, extra), close=close)
+
+    def _answer(self, answer: Answer, *, close: bool = False) -> None:
+        head = self._head
+        keep_alive = (
+            head is not None and head.keep_alive and not close and not self._port.stopping and self._drainable(head)
+        )
+        option = connection_option((1, 1) if head is None else head.version, keep_alive)
+        self._wire.write(render(answer, option, with_body=head is None or head.method != b"HEAD"))
+        if not keep_alive:
+            if head is not None and self.body.finished and not self._buffer:
+                self._close()
+            else:
+                self._linger()
+        elif self.body.finished:
+            self._next()
+        else:
+            self._drain()
+
+    def _drainable(self, head: RequestHead) -> bool:
+        """Whether the rest of the body is worth reading, to keep the connection."""
+        if self.body.finished:
+            return True
+        small = isinstance(head.framing, Length) and head.framing.size <= self._limits.drain_size
+        return small and not head.expects_continue
+
+    def _drain(self) -> None:
+        self._state = State.DRAINING
+        self._expect(self._limits.drain, self.abort)
+        data = bytes(self._buffer)
+        self._buffer.clear()
+        self._feed(data)
+
+    def _next(self) -> None:
+        """Wait for the next request, if there may be one."""
+        self._head = None
+        if self._port.stopping:
+            self._close()
+            return
+        self._state = State.HEAD
+        self._expect(self._limits.head if self._buffer else self._limits.idle, self._head_late)
+
+    # Ends.
+
+    def close_if_idle(self) -> None:
+        """Close unless a request is under way."""
+        if self._state is State.HEAD:
+            self._close()
+
+    def _close(self) -> None:
+        """Close when all is written."""
+        self._state = State.CLOSING
+        self._buffer.clear()
+        self._wire.unregisterProducer()
+        self._wire.loseConnection()
+        self._expect(self._limits.stalled, self.abort)
+
+    def _linger(self) -> None:
+        """Say that no more comes, and read on for a while."""
+        if self._eof:
+            self._close()
+            return
+        self._state = State.LINGERING
+        self._expect(self._limits.stalled, self.abort)
+        received = len(self._buffer)
+        self._buffer.clear()
+        self._wire.unregisterProducer()
+        self._wire.loseWriteConnection()
+        self._throw_away(received)
+
+    def _throw_away(self, count: int) -> None:
+        self._discarded += count
+        if self._discarded > self._limits.linger_size:
+            self._pause_or_resume()
+
+    def abort(self) -> None:
+        """Close at once, by a reset, which no client takes for a clean end."""
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.client_lost()
+        self._state = State.CLOSING
+        self._wire.abortConnection()
+
+    # Reading and time.
+
+    def _pause_or_resume(self) -> None:
+        if self._state is State.GONE or self._state is State.CLOSING or self._eof:
+            return
+        if self._state is State.LINGERING:
+            paused = self._discarded > self._limits.linger_size
+        else:
+            paused = self._upload_held or len(self._buffer) > self._limits.pipelined
+        if paused is not self._paused:
+            self._paused = paused
+            if paused:
+                self._wire.pauseProducing()
+            else:
+                self._wire.resumeProducing()
+
+    def _expect(self, seconds: float, late: Callable[[], None]) -> None:
+        self._until = self._port.clock.seconds() + seconds
+        self._late = late
+        self._alarm.watch()
+
+    def _due(self) -> Due | None:
+        if self._state is State.GONE:
+            return None
+        if self._exchange is not None:
+            return self._exchange.due()
+        if self._full and self._state is State.HEAD:
+            return self._full_since + self._limits.stalled, self.abort
+        return self._until, self._late
+
+    def _head_late(self) -> None:
+        if self._buffer:
+            self._refuse(GateError(408, "request_timeout", "The request's head did not come in time."))
+        else:
+            self._close()

@@ -1,0 +1,404 @@
+"""One request and its answer, passed between a client and an upstream connection.
+
+Memory: each direction holds at most what one transport buffers before it
+pauses its producer (64 KiB) plus one read (64 KiB).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol as Shape
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from comfygate.errors import GateError
+from comfygate.gate.alarm import Due
+from comfygate.gate.answers import broken, connection_option
+from comfygate.gate.limits import Limits
+from comfygate.gate.pool import UpstreamConnection
+from comfygate.gate.site import Relay
+from comfygate.http1 import (
+    LAST_CHUNK,
+    MAX_HEADERS,
+    BodyDecoder,
+    Chunked,
+    Headers,
+    Length,
+    NoBody,
+    ProtocolError,
+    RequestHead,
+    ResponseHead,
+    UntilClose,
+    decoder_for,
+    encode_chunk,
+    end_to_end,
+    parse_response_head,
+    response_head_end,
+    serialise_request,
+    serialise_response,
+)
+
+log = Logger()
+
+MAX_INTERIM = 16  #: 1xx answers to one request
+RETRIED = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+
+
+class Client(Shape):
+    """The client's end, as an exchange sees it."""
+
+    body: BodyDecoder  #: of the current request
+    peer: str
+
+    @property
+    def closing(self) -> bool:
+        """Whether the connection ends with this exchange in any case."""
+
+    def send(self, pieces: list[bytes]) -> None:
+        """Write to the client."""
+
+    def body_wanted(self) -> None:
+        """Pass the request body on from now on."""
+
+    def hold_upload(self, held: bool) -> None:
+        """Stop reading the request body, or go on."""
+
+    def finished(self, keep_alive: bool) -> None:
+        """The answer is complete."""
+
+    def failed(self, error: GateError) -> None:
+        """There is no answer; nothing of one was sent."""
+
+    def cut(self) -> None:
+        """The answer was cut short: so must be the connection."""
+
+
+class Exchange:
+    """Relays one request and its answer.
+
+    The owner passes on what happens to the client (``request_body``,
+    ``client_*``) and asks ``due()`` for the deadline.
+
+    :ivar ready: whether it takes the request body.
+    """
+
+    def __init__(self, client: Client, head: RequestHead, relay: Relay, clock: IReactorTime, limits: Limits) -> None:
+        self.ready = False
+        self._client = client
+        self._head = head
+        self._relay = relay
+        self._clock = clock
+        self._limits = limits
+        self._acquiring: Deferred[UpstreamConnection] | None = None
+        self._upstream: UpstreamConnection | None = None
+        self._over = False
+        self._retried = False
+        self._heard = False  # whether the upstream sent anything
+        self._uploading = False
+        self._uploaded = 0
+        self._upload_held = False
+        self._download_held = False
+        self._moved = clock.seconds()  # when the side that is waited for last did something
+        self._pending = b""  # the beginning of a head
+        self._interim = 0
+        self._answer: ResponseHead | None = None
+        self._decoder: BodyDecoder = decoder_for(NoBody())
+        self._chunks_out = False
+        self._keep_alive = False
+
+    def start(self) -> None:
+        """Get a connection and send the request."""
+        framing, limit = self._head.framing, self._relay.max_body
+        if limit is not None and isinstance(framing, Length) and framing.size > limit:
+            self._fail(_too_large(limit))
+        else:
+            self._acquire(fresh=False)
+
+    def due(self) -> Due | None:
+        """Say when whoever is waited for is overdue, and what to do then."""
+        if self._upstream is None:
+            return None  # the pool limits this wait
+        if self._download_held:
+            return self._moved + self._limits.stalled, self._client_stalled
+        if self._awaits_body():
+            return self._moved + self._limits.body_idle, self._upload_idle
+        return self._moved + self._relay.backend_timeout, self._backend_silent
+
+    def _awaits_body(self) -> bool:
+        """Whether it is the client's turn; one that waits for a 100 has not got it yet."""
+        if self._client.body.finished or self._upload_held or self._answer is not None:
+            return False
+        return self._uploading or self._interim > 0 or not self._head.expects_continue
+
+    # What the client does.
+
+    def request_body(self, pieces: list[bytes], finished: bool) -> None:
+        """Pass a part of the request body on.
+
+        :param finished: whether it is the last.
+        """
+        upstream, limit = self._upstream, self._relay.max_body
+        if upstream is None:
+            return
+        self._moved = self._clock.seconds()
+        self._uploading = True
+        chunked = isinstance(self._head.framing, Chunked)
+        if chunked and limit is not None:
+            self._uploaded += sum(map(len, pieces))
+            if self._uploaded > limit:
+                self._fail(_too_large(limit))
+                return
+        if chunked:
+            pieces = [*(encode_chunk(pieces) if pieces else []), *([LAST_CHUNK] if finished else [])]
+        if pieces:
+            upstream.write(pieces)
+
+    def body_broken(self, details: str) -> None:
+        """The request body is not what it says it is: no more of it can be understood."""
+        self._fail(GateError(400, "bad_request", "The request's body is not valid HTTP/1.1.", details))
+
+    def client_full(self) -> None:
+        """The client reads slower than the answer comes."""
+        self._moved = self._clock.seconds()
+        self._download_held = True
+        if self._upstream is not None:
+            self._upstream.pause()
+
+    def client_drained(self) -> None:
+        """The client has read."""
+        self._moved = self._clock.seconds()
+        self._download_held = False
+        if self._upstream is not None:
+            self._upstream.resume()
+
+    def client_lost(self) -> None:
+        """The client is gone: nobody needs the answer, and the upstream is not to blame."""
+        self._end()
+
+    # What the upstream does (Borrower).
+
+    def upstream_received(self, data: bytes) -> None:
+        """Relay a part of the answer."""
+        self._heard = True
+        self._moved = self._clock.seconds()
+        try:
+            if self._answer is None:
+                self._answer_head(data)
+            else:
+                self._answer_body(data)
+        except ProtocolError as error:
+            log.info("{upstream} broke HTTP: {reason}", upstream=self._relay.pool.name, reason=str(error))
+            self._fail(self._backend_failed(str(error)))
+
+    def upstream_lost(self, reason: Failure) -> None:
+        """See whether the answer was complete, or the request may be sent again."""
+        reused = self._upstream is not None and self._upstream.reused
+        self._upstream = None
+        self.ready = False
+        if self._answer is None:
+            if reused and not (self._heard or self._retried) and self._repeatable():
+                self._retried = True
+                self._acquire(fresh=True)
+            else:
+                self._fail(self._backend_failed("it closed the connection; the request may have been carried out"))
+            return
+        try:
+            if reason.check(ConnectionDone) is None:
+                raise ProtocolError("the connection was reset")
+            self._decoder.eof()
+        except ProtocolError as error:
+            log.info("{upstream} cut an answer short: {reason}", upstream=self._relay.pool.name, reason=str(error))
+            self._fail(self._backend_failed(str(error)))
+        else:
+            self._complete()
+
+    def upstream_full(self) -> None:
+        """The upstream reads slower than the request body comes."""
+        self._moved = self._clock.seconds()
+        self._upload_held = True
+        self._client.hold_upload(True)
+
+    def upstream_drained(self) -> None:
+        """The upstream has read."""
+        self._moved = self._clock.seconds()
+        self._upload_held = False
+        self._client.hold_upload(False)
+
+    # The request.
+
+    def _acquire(self, *, fresh: bool) -> None:
+        acquiring = self._acquiring = self._relay.pool.acquire(fresh=fresh)
+        acquiring.addCallbacks(self._acquired, self._not_acquired)
+        acquiring.addErrback(self._broken)
+
+    def _acquired(self, upstream: UpstreamConnection) -> None:
+        self._acquiring = None
+        self._upstream = upstream
+        upstream.lend(self)
+        self._moved = self._clock.seconds()
+        upstream.write([serialise_request(self._head.method, self._head.target, self._request_headers())])
+        self.ready = True
+        self._client.body_wanted()
+
+    def _not_acquired(self, failure: Failure) -> None:
+        self._acquiring = None
+        if isinstance(failure.value, GateError):
+            self._fail(failure.value)
+        elif failure.check(CancelledError) is None:
+            self._broken(failure)
+
+    def _broken(self, failure: Failure) -> None:
+        log.failure("relaying failed", failure)
+        self._fail(broken())
+
+    def _request_headers(self) -> list[tuple[bytes, bytes]]:
+        """Rewrite the fields: end-to-end ones in order, ours last (RFC 9110, section 7.6)."""
+        relay, head = self._relay, self._head
+        dropped = relay.drop_headers | {b"host"}
+        if head.version == (1, 0):
+            dropped |= {b"expect"}  # RFC 9110, section 10.1.1
+        headers = [(b"Host", relay.host)]
+        headers += [header for header in end_to_end(head.headers) if header[0].lower() not in dropped]
+        if isinstance(head.framing, Chunked):
+            headers.append((b"Transfer-Encoding", b"chunked"))
+        headers += relay.extra_headers
+        forwarded = self._forwarded()
+        if len(headers) + len(forwarded) <= MAX_HEADERS:  # never more than the backend takes
+            headers += forwarded
+        return headers
+
+    def _forwarded(self) -> list[tuple[bytes, bytes]]:
+        head = self._head
+        found = [(b"X-Forwarded-For", self._client.peer.encode())] if self._client.peer else []
+        host = head.get(b"host")
+        if host is not None and head.get(b"x-forwarded-host") is None:
+            found.append((b"X-Forwarded-Host", host))
+        if head.get(b"x-forwarded-proto") is None:
+            found.append((b"X-Forwarded-Proto", b"http"))
+        return found
+
+    def _repeatable(self) -> bool:
+        return self._head.method in RETRIED and self._head.framing in (NoBody(), Length(0))
+
+    # The answer.
+
+    def _answer_head(self, data: bytes) -> None:
+        scanned = len(self._pending)
+        data = self._pending + data if scanned else data
+        while (end := response_head_end(data, scanned)) >= 0:
+            answer = parse_response_head(data[:end], self._head.method)
+            data, scanned = data[end:], 0
+            if answer.status >= 200:
+                self._pending = b""
+                self._begin(answer)
+                self._answer_body(data)
+                return
+            self._relay_interim(answer)
+        self._pending = data
+
+    def _relay_interim(self, answer: ResponseHead) -> None:
+        """RFC 9110, section 15.2: pass 1xx on, but never to an HTTP/1.0 client."""
+        self._interim += 1
+        if answer.status == 101 or self._interim > MAX_INTERIM:
+            raise ProtocolError(f"interim answer {answer.status} that nobody asked for")
+        if self._head.version == (1, 1):
+            self._client.send([serialise_response(answer.status, answer.reason, end_to_end(answer.headers))])
+
+    def _begin(self, answer: ResponseHead) -> None:
+        self._answer = answer
+        self._decoder = decoder_for(answer.framing)
+        unbounded = isinstance(answer.framing, Chunked | UntilClose)
+        self._chunks_out = unbounded and self._head.version == (1, 1)
+        self._keep_alive = (
+            self._head.keep_alive
+            and self._client.body.finished
+            and not self._client.closing
+            and (self._chunks_out or not unbounded)
+        )
+        headers = self._answer_headers(answer)
+        self._client.send([serialise_response(answer.status, answer.reason, headers)])
+
+    def _answer_headers(self, answer: ResponseHead) -> Headers:
+        headers = end_to_end(answer.headers) + self._relay.answer_headers
+        if answer.status == 204:  # RFC 9110, section 8.6
+            headers = tuple([header for header in headers if header[0].lower() != b"content-length"])
+        if self._chunks_out:
+            headers += ((b"Transfer-Encoding", b"chunked"),)
+        option = connection_option(self._head.version, self._keep_alive)
+        return (*headers, (b"Connection", option)) if option else headers
+
+    def _answer_body(self, data: bytes) -> None:
+        pieces = self._decoder.feed(data) if data else []
+        if pieces:
+            self._client.send(encode_chunk(pieces) if self._chunks_out else pieces)
+        if self._decoder.finished:
+            self._complete()
+
+    def _complete(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        self.ready = False
+        if self._chunks_out:
+            self._client.send([LAST_CHUNK])
+        uploaded = self._client.body.finished
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            reusable = self._answer is not None and self._answer.keep_alive
+            if uploaded and reusable and not self._decoder.rest:
+                upstream.give_back()
+            else:
+                upstream.discard()
+        self._client.finished(self._keep_alive and uploaded)
+
+    # The ends that nobody wants.
+
+    def _client_stalled(self) -> None:
+        log.debug("{peer} does not read its answer", peer=self._client.peer)
+        self._end()
+        self._client.cut()
+
+    def _upload_idle(self) -> None:
+        self._fail(GateError(408, "request_timeout", "The request's body did not come in time."))
+
+    def _backend_silent(self) -> None:
+        seconds = self._relay.backend_timeout
+        log.info("{upstream} was silent for {seconds} s", upstream=self._relay.pool.name, seconds=seconds)
+        self._fail(
+            GateError(
+                504,
+                "backend_timeout",
+                f"There was no answer from {self._relay.pool.name}.",
+                f"it was silent for {seconds:g} s; the request may have been carried out",
+            )
+        )
+
+    def _backend_failed(self, details: str) -> GateError:
+        return GateError(502, "backend_failed", f"There was no valid answer from {self._relay.pool.name}.", details)
+
+    def _fail(self, error: GateError) -> None:
+        """Tell the client, in words if the answer has not begun, else by cutting it off."""
+        if self._over:
+            return
+        begun = self._answer is not None
+        self._end()
+        if begun:
+            self._client.cut()
+        else:
+            self._client.failed(error)
+
+    def _end(self) -> None:
+        self._over = True
+        self.ready = False
+        if self._acquiring is not None:
+            self._acquiring.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.discard()
+
+
+def _too_large(limit: int) -> GateError:
+    return GateError(413, "body_too_large", "The request's body is too large.", f"at most {limit} bytes are taken")
