@@ -43,6 +43,7 @@ class Reconciler:
         self._again: set[int] = set()
         self._timer = LoopingCall(self._look_at_busy)
         self._timer.clock = books.clock
+        self._stopped = False
 
     def start(self) -> None:
         """Follow every backend from now on."""
@@ -52,6 +53,7 @@ class Reconciler:
 
     def stop(self) -> None:
         """Ask no backend any more."""
+        self._stopped = True
         self._timer.stop()
         self._again.clear()
         for looking in list(self._looking.values()):
@@ -59,6 +61,8 @@ class Reconciler:
 
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
+        if self._stopped:
+            return
         if backend.state is BackendState.READY:
             self.look(backend.gpu_id)
         elif backend.owned:
@@ -67,7 +71,8 @@ class Reconciler:
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
-        self.look(backend.gpu_id)
+        if not self._stopped:
+            self.look(backend.gpu_id)
 
     def look(self, gpu_id: int) -> None:
         """Compare the ledger with this backend soon; once more if a look is under way."""

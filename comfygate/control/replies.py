@@ -89,6 +89,7 @@ def _write(reply: Reply, request: Request) -> None:
     request.setResponseCode(reply.status)
     for name, value in reply.headers:
         request.setHeader(name, value)
+    request.setHeader(b"Server", b"ComfyGate")
     request.setHeader(b"Content-Length", b"%d" % sum(map(len, reply.pieces)))
     if request.method == b"HEAD" or not reply.pieces:
         request.finish()

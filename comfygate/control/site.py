@@ -137,6 +137,8 @@ class Root(Resource):
 class QuietSite(Site):
     """A site without an access log."""
 
+    noisy = False
+
     def log(self, request: Request) -> None:
         """Write nothing."""
 
