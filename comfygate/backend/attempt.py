@@ -91,7 +91,7 @@ class ComfyUIAttempt:
             argv=(*setup.program.argv, *arguments),
             folder=setup.program.folder,
             environment=commandline.environment(commandline.inherited_environment(), setup.device),
-            log_path=str(setup.folders.log),
+            log_path=str(setup.folders.log.absolute()),
             log_size=setup.log_size,
             log_files=setup.log_files,
         )
@@ -99,7 +99,7 @@ class ComfyUIAttempt:
         self.process.exited.addCallback(self._exited)
         self.client = ComfyUIClient.at(self._reactor, f"http://127.0.0.1:{self.port}")
         self._probing = Deferred.fromCoroutine(self._probe(self.client))
-        self._probing.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        self._probing.addErrback(self._not_probed)
 
     async def _probe(self, client: ComfyUIClient) -> None:
         await until_ready(client, self._reactor)
@@ -120,6 +120,10 @@ class ComfyUIAttempt:
             reason = f"an error of ours: {failure.getErrorMessage()}"
         # The machine hears of it after it has heard of the attempt.
         self._reactor.callLater(0, self._events.exited, reason)
+
+    def _not_probed(self, failure: Any) -> None:
+        if not failure.check(CancelledError):
+            self.log.failure("a ComfyUI cannot be watched as it starts", failure)
 
     def _exited(self, reason: str) -> None:
         self._stop_probing()

@@ -31,7 +31,7 @@ SLICE = 0.005
 """Seconds of work on a long answer, after which others have their turn."""
 
 
-class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc]
+class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
     noisy = False
 
 

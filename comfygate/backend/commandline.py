@@ -125,9 +125,10 @@ def arguments(
 
 
 def _folders(folders: Folders) -> Iterable[tuple[str, ...]]:
-    yield "--temp-directory", str(folders.own)
+    # Absolute, since ComfyUI runs in a folder of its own.
+    yield "--temp-directory", str(folders.own.absolute())
     yield "--database-url", f"sqlite:///{folders.own.absolute() / 'comfyui.db'}"
-    yield "--extra-model-paths-config", str(folders.companion_paths)
+    yield "--extra-model-paths-config", str(folders.companion_paths.absolute())
     shared = {
         "--output-directory": folders.output,
         "--input-directory": folders.input,
@@ -135,7 +136,7 @@ def _folders(folders: Folders) -> Iterable[tuple[str, ...]]:
     }
     for option, folder in shared.items():
         if folder is not None:
-            yield option, str(folder)
+            yield option, str(folder.absolute())
 
 
 def environment(inherited: Mapping[str, str], device: Device) -> dict[str, str]:

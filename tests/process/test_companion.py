@@ -1,0 +1,146 @@
+"""The companion inside a real ComfyUI: COMFYUI_HOME names one, COMFYUI_PYTHON its Python."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+
+import comfygate
+from comfygate.backend.commandline import Program
+from comfygate.backend.managed import ManagedBackend
+from comfygate.model import BackendState
+from tests.process.backends import Workshop
+
+HOME = os.environ.get("COMFYUI_HOME", "")
+PYTHON = os.environ.get("COMFYUI_PYTHON") or str(Path(HOME, "venv", "bin", "python"))
+
+pytestmark = pytest.mark.skipif(not HOME, reason="COMFYUI_HOME names no ComfyUI")
+
+IMAGE = {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
+
+
+def save(*image: Any, **more: Any) -> dict[str, Any]:
+    return {"class_type": "SaveImage", "inputs": {"images": list(image), "filename_prefix": "x", **more}}
+
+
+def image(**changes: Any) -> dict[str, Any]:
+    return {"class_type": "EmptyImage", "inputs": {**IMAGE["inputs"], **changes}}  # type: ignore[dict-item]
+
+
+UUID = "5c2f4a5e-4a28-4b43-8d7f-6a0c7a9ee0a1"
+
+BAD: dict[str, dict[str, Any]] = {
+    "no prompt": {},
+    "no prompt but an id": {"prompt_id": UUID, "client_id": "me"},
+    "empty": {"prompt": {}},
+    "no class": {"prompt": {"1": {"inputs": {}}}},
+    "unknown class": {"prompt": {"1": {"class_type": "Nowhere", "inputs": {}}}},
+    "no output": {"prompt": {"1": IMAGE}},
+    "missing input": {"prompt": {"1": IMAGE, "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}},
+    "link to nowhere": {"prompt": {"2": save("7", 0)}},
+    "link of the wrong type": {
+        "prompt": {
+            "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
+            "2": save("1", 0),
+        }
+    },
+    "link to no output of it": {"prompt": {"1": IMAGE, "2": save("1", 9)}},
+    "malformed link": {"prompt": {"1": IMAGE, "2": save("1")}},
+    "value too large": {"prompt": {"1": image(width=10**9), "2": save("1", 0)}},
+    "value too small": {"prompt": {"1": image(batch_size=0), "2": save("1", 0)}},
+    "value of the wrong type": {"prompt": {"1": image(width="wide"), "2": save("1", 0)}},
+    "value not in the list": {
+        "prompt": {
+            "1": IMAGE,
+            "3": {
+                "class_type": "ImageScale",
+                "inputs": {"image": ["1", 0], "upscale_method": "magic", "width": 8, "height": 8, "crop": "disabled"},
+            },
+            "2": save("3", 0),
+        }
+    },
+    "no such target": {"prompt": {"1": IMAGE, "2": save("1", 0)}, "partial_execution_targets": ["1"]},
+    "two bad outputs": {"prompt": {"1": image(width=-1), "2": save("1", 0), "4": save("1", 0)}},
+}
+
+
+@pytest.fixture(scope="module")
+def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedBackend]:
+    workshop = Workshop(reactor, tmp_path_factory.mktemp("companion"))
+    made = workshop.backend(Program(HOME, PYTHON))
+    made.start()
+    pytest_twisted.blockon(ensureDeferred(workshop.becomes(made, BackendState.READY, 120)))
+    yield made
+    pytest_twisted.blockon(ensureDeferred(workshop.close()))
+
+
+def client(backend: ManagedBackend) -> Any:
+    assert backend.client is not None, backend.last_error
+    return backend.client
+
+
+@pytest_twisted.ensureDeferred
+async def test_it_is_there(backend: ManagedBackend) -> None:
+    assert backend.has_companion
+    assert await client(backend).companion() == {"version": comfygate.__version__, "routes": ["validate"]}
+
+
+def canonical(body: bytes) -> Any:
+    """ComfyUI visits outputs in the order of a set, which differs between two questions."""
+    found = json.loads(body)
+    if isinstance(found.get("error"), dict):
+        found["error"]["details"] = sorted(found["error"]["details"].split("\n"))
+    for node in found["node_errors"].values():
+        node["dependent_outputs"].sort()
+    return found
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest_twisted.ensureDeferred
+async def test_refusals_are_those_of_the_prompt_route(backend: ManagedBackend, name: str) -> None:
+    body = json.dumps(BAD[name]).encode()
+    validated = await client(backend).validate(body)
+    submitted = await client(backend).submit(body)
+    assert validated.status == submitted.status == 400
+    assert canonical(validated.body) == canonical(submitted.body)
+    assert validated.content_type == submitted.content_type
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b"[]", b'{"prompt": null}', b'{"prompt": 5}'])
+@pytest_twisted.ensureDeferred
+async def test_what_is_no_prompt_at_all_fails_alike(backend: ManagedBackend, body: bytes) -> None:
+    validated = await client(backend).validate(body)
+    submitted = await client(backend).submit(body)
+    assert validated.status == submitted.status
+    assert validated.status >= 400
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_queued(backend: ManagedBackend) -> None:
+    bodies = [
+        {
+            "prompt": {"1": IMAGE, "2": save("1", 0)},
+            "client_id": "me",
+            "prompt_id": "5c2f4a5e-4a28-4b43-8d7f-6a0c7a9ee0a1",
+        },
+        {"prompt": {"1": IMAGE, "3": image(width=-1), "2": save("1", 0), "4": save("3", 0)}, "number": -5},
+        {"prompt": {"1": IMAGE, "2": save("1", 0), "4": save("1", 0)}, "partial_execution_targets": ["4"]},
+    ]
+    answers = [await client(backend).validate(json.dumps(body).encode()) for body in bodies]
+    assert [answer.status for answer in answers] == [200, 200, 200]
+    whole, half, part = (json.loads(answer.body) for answer in answers)
+    assert whole == {"outputs": ["2"], "node_errors": {}}
+    assert half["outputs"] == ["2"]
+    assert set(half["node_errors"]) == {"3"}
+    assert part == {"outputs": ["4"], "node_errors": {}}
+    queue = await client(backend).queue()
+    assert queue.running == queue.pending == ()
+    assert await client(backend).recent_history(10) == {}

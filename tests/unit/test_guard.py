@@ -1,0 +1,113 @@
+"""The guard's log: bounded, and never in the way."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from comfygate.backend import guard
+from comfygate.backend.guard import Log, descendants, in_words
+
+
+def sizes(path: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in path.parent.iterdir()}
+
+
+def test_rotation(tmp_path: Path) -> None:
+    path = tmp_path / "sub" / "log"
+    log = Log(str(path), 4096, 3)
+    for number in range(10):
+        log.write(bytes([65 + number]) * 3000)
+    log.close()
+    assert sizes(path) == {"log": 30000 % 4096, "log.1": 4096, "log.2": 4096}
+    assert (path.parent / "log.2").read_bytes() + (path.parent / "log.1").read_bytes() + path.read_bytes() == b"".join(
+        bytes([65 + number]) * 3000 for number in range(10)
+    )[-(8192 + 30000 % 4096) :]
+
+
+def test_one_write_larger_than_everything(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(str(path), 4096, 2)
+    log.write(b"x" * 1_000_000)
+    log.close()
+    assert sum(sizes(path).values()) <= 2 * 4096
+    assert len(sizes(path)) == 2
+
+
+def test_a_single_file(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(str(path), 4096, 1)
+    log.write(b"a" * 4096 + b"b" * 10)
+    log.close()
+    assert path.read_bytes() == b"b" * 10
+    assert sizes(path) == {"log": 10}
+
+
+def test_it_goes_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for text in (b"a" * 4000, b"b" * 100):
+        log = Log(str(path), 4096, 3)
+        log.write(text)
+        log.close()
+    assert sizes(path) == {"log": 4, "log.1": 4096}
+
+
+def test_full_disk() -> None:
+    log = Log("/dev/full", 4096, 3)
+    log.write(b"x" * 100)
+    log.write(b"x" * 100)
+    assert log.dropped == 200
+    log.close()
+    assert log.dropped > 0
+
+
+def test_what_was_lost_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log"
+    now = time.monotonic()
+    monkeypatch.setattr(guard, "time", SimpleNamespace(monotonic=lambda: now))
+    log = Log(str(path), 8192, 3)
+    (tmp_path / "log").mkdir()  # cannot be opened
+    log.write(b"lost")
+    log.write(b"lost too")
+    (tmp_path / "log").rmdir()
+    log.write(b"still too soon")
+    now += guard.REOPEN
+    log.write(b"back\n")
+    log.close()
+    text = path.read_text()
+    assert text.startswith("\n[comfygate] 26 bytes of output were lost: Is a directory\n")
+    assert text.endswith("back\n")
+
+
+def test_loss_at_the_end_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = Log(str(path), 8192, 3)
+    path.mkdir()
+    log.write(b"lost")
+    path.rmdir()
+    log.close()
+    assert "4 bytes of output were lost" in path.read_text()
+
+
+def test_in_words() -> None:
+    assert in_words(0) == "exit status 0"
+    assert in_words(3 << 8) == "exit status 3"
+    assert in_words(9) == "killed by signal 9"
+
+
+def test_descendants() -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(30)
+        os._exit(0)
+    try:
+        assert child in list(descendants(os.getpid()))
+    finally:
+        os.kill(child, 9)
+    while child in list(descendants(os.getpid())):  # until it is a zombie, which does not count
+        time.sleep(0.01)
+    os.waitpid(child, 0)
