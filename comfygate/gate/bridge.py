@@ -372,9 +372,9 @@ def client_id_of(target: bytes) -> str | None:
     path, _, query = target.partition(b"?")
     if path not in (b"/ws", b"/api/ws"):
         return None
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name == b"clientId":
-            return value.decode("utf-8", "replace") or None
+    for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
+        if name == "clientId":
+            return value or None
     return None
 
 

@@ -16,6 +16,7 @@ import os
 from http.client import responses
 from typing import Any, Protocol
 
+import txaio
 from attrs import frozen
 from autobahn.twisted.websocket import (
     WebSocketClientFactory,
@@ -133,6 +134,9 @@ class _Leg:
     Mixed into an Autobahn protocol.
     """
 
+    # Autobahn has a line for each refusal; what is worth one, the owner says.
+    log = txaio.make_logger(level="error")
+
     clock: IReactorTime
     close_timeout: float
     transport: Any
@@ -200,6 +204,12 @@ class _Leg:
         """Abort the connection if it is not gone after `close_timeout`."""
         if self._deadline is None and not self._gone:
             self._deadline = self.clock.callLater(self.close_timeout, self.abort)
+
+
+def _refusal(code: int, reason: str) -> GateError:
+    if code == 503:
+        return GateError(503, "too_many_connections", "Too many WebSockets are open on this port.", retry_after=1.0)
+    return GateError(code, "invalid_upgrade", "This is no WebSocket handshake.", reason)
 
 
 def _ending(clean: bool, code: int | None, reason: str | None) -> Ending:
@@ -299,7 +309,7 @@ class ClientLeg(_Leg, WebSocketServerProtocol):  # type: ignore[misc]
 
     def sendHttpErrorResponse(self, code: int, reason: str, responseHeaders: Any = None) -> None:
         """Refuse the handshake in the shape of all other refusals."""
-        refusal = self._refusal or GateError(code, "invalid_upgrade", "This is no WebSocket handshake.", reason)
+        refusal = self._refusal or _refusal(code, reason)
         body = refusal.body()
         lines = [b"HTTP/1.1 %d %s" % (refusal.status, responses.get(refusal.status, "Refused").encode())]
         lines += [b"%s: %s" % header for header in refusal.headers()]
@@ -430,7 +440,7 @@ def backend_factory(clock: IReactorTime, limits: Limits) -> WebSocketClientFacto
     """Settings of all backend legs of a gate."""
     factory = WebSocketClientFactory(reactor=clock)  # type: ignore[no-untyped-call]
     factory.setProtocolOptions(  # type: ignore[no-untyped-call]
-        openHandshakeTimeout=limits.open,
+        openHandshakeTimeout=0,  # the link has a deadline of its own
         serverConnectionDropTimeout=0,
         maxFramePayloadSize=limits.backend_message,
         maxMessagePayloadSize=limits.backend_message,

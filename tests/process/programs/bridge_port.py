@@ -1,0 +1,121 @@
+"""Two ports that bridge every WebSocket to one backend, and nothing else.
+
+Arguments: the backend's port, and limits in JSON.  Prints its two ports, and
+answers each line of commands from its standard input with one of JSON.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from attrs import evolve
+from twisted.internet import reactor, stdio
+from twisted.internet.protocol import Factory, Protocol
+from twisted.protocols.basic import LineReceiver
+from twisted.python import log
+
+from comfygate.gate.bridge import Bridges
+from comfygate.gate.sessions import Sessions
+from comfygate.gate.websocket_legs import Limits
+from comfygate.http1 import parse_request_head
+
+reactor.seconds = time.monotonic
+
+
+class Door(Protocol):
+    """Reads a request's head, then gives the connection away as the gate does."""
+
+    received = b""
+
+    def dataReceived(self, data: bytes) -> None:
+        self.received += data
+        end = self.received.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = parse_request_head(self.received[: end + 4])
+        successor = self.factory.bridges.accept(head, 0, self.factory.address)(self.transport, self.received)
+        self.transport.protocol = successor
+        successor.makeConnection(self.transport)
+        successor.dataReceived(self.received)
+
+
+class Port(Factory):
+    protocol = Door
+    noisy = False
+
+    def __init__(self, bridges: Bridges, address: tuple[str, int]) -> None:
+        self.bridges = bridges
+        self.address = address
+
+
+class Status:
+    number = 0
+
+    def waiting(self) -> int:
+        return self.number
+
+
+class Commands(LineReceiver):
+    delimiter = b"\n"
+
+    def __init__(self, ports: list[Port], status: Status, sessions: Sessions) -> None:
+        self.ports = ports
+        self.status = status
+        self.sessions = sessions
+
+    def lineReceived(self, line: bytes) -> None:
+        name, *arguments = json.loads(line)
+        answer = getattr(self, name)(*arguments)
+        if answer is not None:
+            self.answer(answer)
+
+    def answer(self, answer: Any) -> None:
+        self.sendLine(json.dumps(answer).encode())
+
+    def connectionLost(self, reason: object = None) -> None:
+        if reactor.running:
+            reactor.stop()
+
+    def waiting(self, number: int) -> dict[str, Any]:
+        self.status.number = number
+        for port in self.ports:
+            port.bridges.status_changed()
+        return {}
+
+    def backend_lost(self) -> dict[str, Any]:
+        for port in self.ports:
+            port.bridges.backend_lost(0)
+        return {}
+
+    def close(self) -> None:
+        self.ports[0].bridges.close().addCallback(lambda _: self.answer({}))
+
+    def counts(self) -> dict[str, Any]:
+        with open("/proc/self/status") as lines:
+            rss = next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+        return {
+            "clients": [port.bridges.clients for port in self.ports],
+            "bridges": [len(port.bridges._bridges) for port in self.ports],
+            "links": [len(port.bridges._links) for port in self.ports],
+            "sessions": len(self.sessions),
+            "timers": len(reactor.getDelayedCalls()),
+            "sockets": len(reactor.getReaders()),
+            "rss": rss * 1024,
+        }
+
+
+def main() -> None:
+    log.startLogging(sys.stderr, setStdout=False)
+    limits = evolve(Limits(), **json.loads(sys.argv[2])) if len(sys.argv) > 2 else Limits()
+    address = ("127.0.0.1", int(sys.argv[1]))
+    status, sessions = Status(), Sessions()
+    ports = [Port(Bridges(reactor, status, sessions=sessions, limits=limits), address) for _ in range(2)]
+    numbers = [reactor.listenTCP(0, port, backlog=1024, interface="127.0.0.1").getHost().port for port in ports]
+    stdio.StandardIO(Commands(ports, status, sessions))
+    print(json.dumps(numbers), flush=True  # noqa: T201
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main()
