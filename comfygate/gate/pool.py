@@ -295,6 +295,7 @@ class UpstreamPool:
                 result.discard()
             else:
                 self.returned(result)
+                self._connect()
         elif not self.closed and isinstance(result, Failure):
             log.debug("no connection to {pool}: {reason}", pool=self.name, reason=result.getErrorMessage())
             if self._waiters:
