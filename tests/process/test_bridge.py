@@ -483,7 +483,7 @@ def test_a_client_that_stops_reading(world: World) -> None:
             longest = max(longest, time.monotonic() - started)
             peak = max(peak, world.counts()["rss"])
         await flood
-        print(f"300 MB to a client that does not read: RSS +{(peak - before) / MIB:.1f} MiB, echo <= {longest:.3f} s"  # noqa: T201
+        print(f"300 MB to a client that does not read: RSS +{(peak - before) / MIB:.1f} MiB, echo <= {longest:.3f} s")  # noqa: T201
         assert peak - before < 8 * MIB
         assert longest < 0.5
 
@@ -625,7 +625,7 @@ def test_idle_sockets_cost_little(world: World) -> None:
             sockets = [await connect(many, world.url(f"/ws?clientId=i{n}")) for n in range(200)]
             during = world.counts()
             each = (during["rss"] - before["rss"]) / 200
-            print(f"an idle bridged socket takes {each / 1024:.1f} KiB"  # noqa: T201
+            print(f"an idle bridged socket takes {each / 1024:.1f} KiB")  # noqa: T201
             assert each < 64 * 1024
             assert during["clients"] == [200, 0]
             for ws in sockets:
