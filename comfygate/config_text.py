@@ -100,8 +100,8 @@ class Section:
         for name in self.text:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1, 0.5)
-                remedy = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-                raise self.mistake(name, f"is not a key of this section; {remedy}".rstrip("?"))
+                remedy = f"perhaps {near[0]} is meant" if near else f"known are {', '.join(known)}"
+                raise self.mistake(name, f"is not a key of this section; {remedy}")
         return {key.name: self._value(key) for key in self.keys}
 
     def _value(self, key: Key) -> Any:
@@ -133,5 +133,5 @@ def unknown_section(filename: str, name: str) -> ConfigError:
     word = re.split(r"[^a-z]", name.strip().lower())[0]
     near = difflib.get_close_matches(word, ("comfygate", "gpu", "gate"), 1, 0.6)
     shown = {"comfygate": "[comfygate]", "gpu": "[gpu:0]", "gate": "[gate:fast]"}
-    remedy = f"did you mean {shown[near[0]]}" if near else "sections are [comfygate], [gpu:n] and [gate:name]"
+    remedy = f"perhaps {shown[near[0]]} is meant" if near else "sections are [comfygate], [gpu:n] and [gate:name]"
     return ConfigError(filename, name, "", f"is not a section; {remedy}")

@@ -58,7 +58,7 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
     def read(text: str) -> float:
         if not re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)", text) or not least <= float(text) <= most:
-            raise ValueError(f"must be a number from {least:g} to {most:g}, not {text!r}")
+            raise ValueError(f"must be a number from {least:.15g} to {most:.15g}, not {text!r}")
         return float(text)
 
     return read

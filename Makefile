@@ -1,0 +1,60 @@
+# make run, make test: all they need is Python 3.11 or later, with venv.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-real lint docs clean
+
+CONFIG ?= etc/demo.ini
+TESTS ?=
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+DECLARED := setup.cfg pyproject.toml
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: .venv/installed-run ## four simulated GPUs and the hub in the foreground; Ctrl-C ends all (CONFIG=file: another configuration)
+	@exec $(BIN)/twistd -n --pidfile= comfygate --config '$(CONFIG)'
+
+test: lint ## the whole suite (TESTS=tests/unit: a part of it)
+	$(BIN)/python -m pytest $(TESTS)
+
+test-real: .venv/installed-test ## the contract suite against the real ComfyUI in $COMFYUI_HOME (run by $COMFYUI_PYTHON)
+	@test -f "$${COMFYUI_HOME:?is not set: name the folder of a ComfyUI that runs on this machine}/main.py" || \
+		{ echo "There is no main.py in $$COMFYUI_HOME: set COMFYUI_HOME to ComfyUI's folder."; exit 1; }
+	$(BIN)/python -m pytest tests/contract $(TESTS)
+
+lint: .venv/installed-test ## style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy comfygate
+
+docs: .venv/installed-test ## write again what is made from the code: etc/gpus.ini, tables in docs/
+	$(BIN)/python -m comfygate.config_help etc/gpus.ini docs/configuration.md
+
+clean: ## remove what make and the tools made
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache twisted/plugins/dropin.cache
+	find comfygate twisted tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/installed-run: .venv/made $(DECLARED)
+	@echo "Installing what ComfyGate needs into .venv …"
+	@$(PIP) --editable '.[simulator]'
+	@touch $@
+
+.venv/installed-test: .venv/made $(DECLARED)
+	@echo "Installing what the tests need into .venv …"
+	@$(PIP) --editable '.[test]'
+	@touch $@ .venv/installed-run
+
+.venv/made:
+	@test -n '$(PYTHON)' || { echo "ComfyGate needs Python 3.11 or later, and no python3 here is:" \
+		"install one, or name it: make PYTHON=/path/to/python3"; exit 1; }
+	@'$(PYTHON)' -c '$(NEW_ENOUGH)' || { echo "ComfyGate needs Python 3.11 or later, and $(PYTHON) is not:" \
+		"name another: make PYTHON=/path/to/python3"; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments:" \
+		"install its venv module (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	@'$(PYTHON)' -m venv --clear .venv
+	@touch $@
