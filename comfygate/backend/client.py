@@ -9,8 +9,9 @@ on and no Origin.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from typing import Any
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -20,7 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent
 
-from comfygate.backend.exchange import Answer, exchange
+from comfygate.backend.exchange import Answer, Pieces, exchange
 from comfygate.backend.waiting import Queue, read_queue
 from comfygate.errors import BackendError, BackendUnclear
 
@@ -29,6 +30,9 @@ CONNECT_TIME = 5.0
 CONNECTIONS = 8
 SLICE = 0.005
 """Seconds of work on a long answer, after which others have their turn."""
+
+
+_Answered = TypeVar("_Answered", Answer, Pieces)
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
@@ -92,7 +96,8 @@ class ComfyUIClient:
 
     async def queue(self) -> Queue:
         """What runs and waits there (``GET /queue``)."""
-        answer = self._expect_ok("GET /queue", await self._send("GET", "/queue", seconds=30.0, limit=64 * MIB))
+        answer = await self._receive("GET", "/queue", None, 30.0, 64 * MIB)
+        self._expect_ok("GET /queue", answer)
         since = self._clock.seconds()
 
         async def pause() -> None:
@@ -102,7 +107,7 @@ class ComfyUIClient:
                 since = self._clock.seconds()
 
         try:
-            return await read_queue(answer.body, pause)
+            return await read_queue(_consumed(answer.body), pause)
         except ValueError as error:
             raise BackendUnclear(f"{self.url}/queue answered with something else: {error}") from None
 
@@ -133,16 +138,25 @@ class ComfyUIClient:
     async def _command(self, path: str, content: dict[str, Any]) -> None:
         self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))
 
-    def _send(
+    async def _send(
         self, method: str, path: str, body: bytes | None = None, *, seconds: float, limit: int = 16 * MIB
-    ) -> Deferred[Answer]:
+    ) -> Answer:
+        return (await self._receive(method, path, body, seconds, limit)).joined()
+
+    def _receive(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Deferred[Pieces]:
         sent = exchange(self._agent, self._clock, method, self.url + path, body, seconds=seconds, limit=limit)
         return Deferred.fromCoroutine(sent)
 
-    def _expect_ok(self, what: str, answer: Answer) -> Answer:
+    def _expect_ok(self, what: str, answer: _Answered) -> _Answered:
         if answer.status != 200:
             raise BackendUnclear(f"{what} to {self.url} was answered with status {answer.status}")
         return answer
+
+
+def _consumed(pieces: deque[bytes]) -> Iterator[bytes]:
+    """Give each piece away, so that its memory is free again."""
+    while pieces:
+        yield pieces.popleft()
 
 
 def _loads(answer: Answer) -> Any:

@@ -90,6 +90,9 @@ class Folders:
         :raises OSError: if that is not possible.
         """
         self.own.mkdir(parents=True, exist_ok=True)
+        if self.user is not None:
+            # ComfyUI makes the other folders by itself, but refuses to start without this one.
+            self.user.mkdir(parents=True, exist_ok=True)
         # JSON strings are YAML strings.
         path = orjson.dumps(str(COMPANION)).decode()
         self.companion_paths.write_text(f"comfygate:\n  custom_nodes: {path}\n", encoding="utf-8")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
@@ -27,6 +29,19 @@ class Answer:
     status: int
     body: bytes = b""
     content_type: str = ""
+
+
+@frozen
+class Pieces:
+    """What a backend answered, with a body that may be long."""
+
+    status: int
+    body: deque[bytes]
+    content_type: str
+
+    def joined(self) -> Answer:
+        """The same in one piece."""
+        return Answer(self.status, b"".join(self.body), self.content_type)
 
 
 @implementer(IBodyProducer)
@@ -56,9 +71,9 @@ class _Collector(Protocol):
     """Gathers an answer's body, up to a limit."""
 
     def __init__(self, limit: int) -> None:
-        self.finished: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self.finished: Deferred[deque[bytes]] = Deferred(lambda _: self._abort())
         self._limit = limit
-        self._pieces: list[bytes] = []
+        self._pieces: deque[bytes] = deque()
         self._size = 0
 
     def dataReceived(self, data: bytes) -> None:
@@ -74,7 +89,7 @@ class _Collector(Protocol):
         if self.finished.called:
             return
         if reason.check(ResponseDone, PotentialDataLoss):
-            self.finished.callback(b"".join(self._pieces))
+            self.finished.callback(self._pieces)
         else:
             self.finished.errback(reason)
 
@@ -93,7 +108,7 @@ async def exchange(
     *,
     seconds: float,
     limit: int,
-) -> Answer:
+) -> Pieces:
     """Send one request and read its answer.
 
     :param seconds: for all of it.
@@ -120,14 +135,14 @@ async def exchange(
             late.cancel()
 
 
-async def _exchange(agent: IAgent, method: str, url: str, body: bytes | None, limit: int) -> Answer:
+async def _exchange(agent: IAgent, method: str, url: str, body: bytes | None, limit: int) -> Pieces:
     headers = Headers({b"Content-Type": [b"application/json"]} if body is not None else {})
     producer = None if body is None else Body(body)
     response: IResponse = await agent.request(method.encode(), url.encode("ascii"), headers, producer)
     collector = _Collector(limit)
     response.deliverBody(collector)
     content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0].decode("latin-1")
-    return Answer(response.code, await collector.finished, content_type)
+    return Pieces(response.code, await collector.finished, content_type)
 
 
 def _is_cancelled(error: Exception) -> bool:

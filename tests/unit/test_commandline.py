@@ -134,8 +134,9 @@ def test_simulator() -> None:
 
 
 def test_prepared_folder(tmp_path: Path) -> None:
-    folders = Folders(own=tmp_path / 'a "b" ü' / "gpu-0")
+    folders = Folders(own=tmp_path / 'a "b" ü' / "gpu-0", user=tmp_path / "user")
     folders.prepare()
     folders.prepare()
     assert folders.companion_paths.read_text() == f'comfygate:\n  custom_nodes: "{COMPANION}"\n'
+    assert (tmp_path / "user").is_dir()
     assert (COMPANION / "comfygate_companion" / "__init__.py").is_file()

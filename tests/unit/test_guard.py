@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,14 +103,17 @@ def test_in_words() -> None:
 
 
 def test_descendants() -> None:
-    child = os.fork()
-    if child == 0:
-        time.sleep(30)
-        os._exit(0)
-    try:
-        assert child in list(descendants(os.getpid()))
-    finally:
-        os.kill(child, 9)
-    while child in list(descendants(os.getpid())):  # until it is a zombie, which does not count
-        time.sleep(0.01)
-    os.waitpid(child, 0)
+    program = "import subprocess, sys; print(subprocess.Popen(['sleep', '60']).pid, flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", program]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        grandchild = int(child.stdout.readline())
+        try:
+            assert {child.pid, grandchild} <= set(descendants(os.getpid()))
+            assert list(descendants(child.pid)) == [grandchild]
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while list(descendants(child.pid)):  # until it is a zombie, which does not count
+            assert time.monotonic() < deadline
+            time.sleep(0.01)

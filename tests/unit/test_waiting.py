@@ -33,9 +33,10 @@ def item(number: float, prompt_id: Any, client_id: Any = None, size: int = 10) -
     return [number, prompt_id, {"1": {"class_type": "X", "inputs": {"text": "é]}," + "x" * size}}}, extra, ["1"]]
 
 
-def read(body: bytes, pauses: Pauses | None = None) -> Queue:
+def read(body: bytes, pauses: Pauses | None = None, size: int = 0) -> Queue:
     found: list[Queue] = []
-    done = ensureDeferred(read_queue(body, pauses or Pauses()))
+    pieces = [body[n : n + size] for n in range(0, len(body), size)] if size else [body]
+    done = ensureDeferred(read_queue(pieces, pauses or Pauses()))
     done.addCallback(found.append)
     failures: list[Any] = []
     done.addErrback(failures.append)
@@ -73,7 +74,7 @@ def test_empty(body: bytes) -> None:
 def test_others_have_their_turn() -> None:
     pauses = Pauses(hold=True)
     body = json.dumps({"queue_running": [], "queue_pending": [item(n, str(n)) for n in range(3)]}).encode()
-    done = ensureDeferred(read_queue(body, pauses))
+    done = ensureDeferred(read_queue([body], pauses))
     assert pauses.count == 1
     for n in range(3):
         assert not done.called
@@ -87,6 +88,16 @@ def test_what_is_not_json_is_made_json() -> None:
     assert orjson.loads(queue.running_items[0].raw)[:2] == [None, "a"]
     assert queue.running_items[0].number == math.inf
     assert queue.pending == ("7",)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 1000])
+@pytest.mark.parametrize("ascii", [True, False])
+def test_pieces(size: int, ascii: bool) -> None:
+    pending = [item(n + 0.25, f"id-{n}é", size=n * 40) for n in range(12)]
+    content = {"number": 123456, "queue_running": pending[:1], "queue_pending": pending[1:], "last": 98765}
+    body = json.dumps(content, ensure_ascii=ascii, indent=1).encode()
+    queue = read(body, size=size)
+    assert [found.parsed for found in (*queue.running_items, *queue.pending_items)] == pending
 
 
 @pytest.mark.parametrize(
