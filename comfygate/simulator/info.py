@@ -20,8 +20,7 @@ VRAM = 24 * 2**30
 
 def features(machine: Machine) -> dict[str, Any]:
     """What GET /features and the negotiation on a WebSocket tell."""
-    limit = machine.options.max_upload_size * 2**20
-    return {"supports_preview_metadata": True, "max_upload_size": int(limit) if limit == int(limit) else limit}
+    return {"supports_preview_metadata": True, "max_upload_size": machine.options.max_upload_size * 2**20}
 
 
 class Info:

@@ -47,7 +47,12 @@ Input = tuple[str | Choice, Mapping[str, Any] | None]
 
 @frozen
 class Node:
-    """One class of nodes."""
+    """One class of nodes.
+
+    :ivar changed: a text that differs when the node has to run again though its inputs are the same.
+    :ivar checks: inputs with a check of their own, which takes the place of limits and lists;
+        it tells what is wrong, or None.
+    """
 
     name: str
     work: Callable[..., tuple[Any, ...] | Ui]
@@ -61,7 +66,7 @@ class Node:
     module: str = "nodes"
     takes_prompt: bool = False
     changed: Callable[[Machine, Mapping[str, Any]], str] | None = None
-    refuses: Callable[[Machine, Mapping[str, Any]], dict[str, str]] = field(default=lambda machine, inputs: {})
+    checks: Mapping[str, Callable[[Machine, Any], str | None]] = field(factory=dict)
 
     @property
     def hidden(self) -> dict[str, str]:

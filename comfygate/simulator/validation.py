@@ -112,7 +112,6 @@ class Check:
             return self.results[node_id][0]
         inputs = self.prompt[node_id]["inputs"]
         kind = NODES[self.prompt[node_id]["class_type"]]
-        refused = kind.refuses(self.machine, inputs)
         sources_valid = True
         reasons: list[Reason] = []
         for name in [*kind.required, *kind.optional]:
@@ -124,12 +123,16 @@ class Check:
             elif isinstance(inputs[name], list):
                 sources_valid &= self._link(name, inputs[name], config, reasons)
             else:
-                reasons.extend(_value(inputs, name, config, name in refused))
-        for name, details in refused.items():
-            message = "Custom validation failed for node"
-            reasons.append(_reason("custom_validation_failed", message, f"{name} - {details}", {"input_name": name}))
+                reasons.extend(_value(inputs, name, config, name in kind.checks))
+        reasons.extend(self._own_checks(kind, inputs))
         self.results[node_id] = (sources_valid and not reasons, reasons)
         return self.results[node_id][0]
+
+    def _own_checks(self, kind: Node, inputs: dict[str, Any]) -> Iterator[Reason]:
+        for name, check in kind.checks.items():
+            if name in inputs and not isinstance(inputs[name], list) and (wrong := check(self.machine, inputs[name])):
+                message = "Custom validation failed for node"
+                yield _reason("custom_validation_failed", message, f"{name} - {wrong}", {"input_name": name})
 
     def _link(self, name: str, link: list[Any], config: list[Any], reasons: list[Reason]) -> bool:
         """Check a link and what it leads to; False if the source is at fault."""

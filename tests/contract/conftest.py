@@ -1,0 +1,101 @@
+"""The targets of the contract suite, each started once.
+
+A target is a function that yields a :class:`comfyui_client.Target` and ends
+what it started.  The simulator is always one; a real ComfyUI is one where
+COMFYUI_HOME names its folder (with $COMFYUI_PYTHON, or the Python of its
+``venv``, or the one that runs the tests).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.comfyui_client import Target
+
+START_LIMIT = 120.0
+"""Seconds that a real ComfyUI may take to start on a busy machine."""
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(command: list[str], folder: Path, cwd: Path, name: str) -> Iterator[Target]:
+    """Start a ComfyUI with everything that it writes below `folder`; end it at the end."""
+    port = free_port()
+    for each in ("input", "output", "user"):
+        (folder / each).mkdir()
+    options = ["--cpu", "--port", str(port), "--max-upload-size", "2"]
+    options += [f"--{each}-directory={folder / each}" for each in ("input", "output", "user")]
+    options += [f"--temp-directory={folder}", f"--database-url=sqlite:///{folder / 'comfyui.db'}"]
+    target = Target(name, f"http://127.0.0.1:{port}")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, *options], cwd=cwd, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + START_LIMIT
+        while True:
+            with contextlib.suppress(OSError):
+                if target.get("/prompt").status == 200:
+                    break
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield target
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def simulator(folder: Path) -> Iterator[Target]:
+    with running([sys.executable, "-m", "comfygate.simulator"], folder, REPOSITORY, "simulator") as target:
+        yield target
+
+
+@contextlib.contextmanager
+def real(folder: Path) -> Iterator[Target]:
+    home = Path(os.environ["COMFYUI_HOME"])
+    inside = home / "venv" / "bin" / "python"
+    python = os.environ.get("COMFYUI_PYTHON") or str(inside if inside.exists() else sys.executable)
+    with running([python, "main.py", "--disable-api-nodes"], folder, home, "real") as target:
+        yield target
+
+
+Start = Callable[[Path], contextlib.AbstractContextManager[Target]]
+
+TARGETS: dict[str, Start] = {"simulator": simulator}
+if os.environ.get("COMFYUI_HOME"):
+    TARGETS["real"] = real
+
+
+@pytest.fixture(scope="session", params=list(TARGETS))
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    with TARGETS[request.param](tmp_path_factory.mktemp(request.param)) as started:
+        yield started
+
+
+@pytest.fixture
+def comfyui(target: Target) -> Target:
+    """A target with nothing running and nothing waiting."""
+    target.idle()
+    return target
+
+
+@pytest.fixture
+def direct(comfyui: Target) -> Target:
+    """The same, for what a gate is there to prevent or to answer by itself."""
+    if comfyui.is_gate:
+        pytest.skip("a gate answers this by itself")
+    return comfyui
