@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import os
+import struct
 from http.client import responses
 from typing import Any, Protocol
 
@@ -194,6 +195,10 @@ class _Leg:
         self._deadline = None
         super().connectionLost(reason)  # type: ignore[misc]
 
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Write, without the log line that Autobahn composes each time."""
+        self.transport.write(data)
+
     def onMessageEnd(self) -> None:
         """Hand a whole message on, without Autobahn's signal for each."""
         if not self.failedByMe:  # type: ignore[attr-defined]
@@ -260,16 +265,29 @@ class ClientLeg(_Leg, WebSocketServerProtocol):  # type: ignore[misc]
         """
         if self._handshake is not None:
             handshake, self._handshake = self._handshake, None
-            super().dataReceived(handshake)
+            self._dataReceived(handshake)
             data = data[data.find(b"\r\n\r\n") + 4 :]
         if self.state != self.STATE_CONNECTING:
-            super().dataReceived(data)
+            self._dataReceived(data)
             return
         # Autobahn would parse this as a second request.  It does process it
         # once the handshake is done.
         self.data += data
         if len(self.data) > HEAD_BOUND:
             self.transport.pauseProducing()
+
+    def send(self, payload: bytes, binary: bool) -> None:
+        """Send one message, in one frame (RFC 6455, section 5.2), if the leg is open."""
+        if self.state != self.STATE_OPEN:
+            return
+        first, size = 0x82 if binary else 0x81, len(payload)
+        if size < 126:
+            head = bytes((first, size))
+        elif size < 65536:
+            head = struct.pack(">BBH", first, 126, size)
+        else:
+            head = struct.pack(">BBQ", first, 127, size)
+        self.transport.writeSequence((head, payload))
 
     def read(self, reading: bool) -> None:
         """Go on, or stop, reading from the client."""
@@ -376,7 +394,7 @@ class BackendLeg(_Leg, WebSocketClientProtocol):  # type: ignore[misc]
             self.wasNotCleanReason = "the head of the answer is too long"
             self.dropConnection(abort=True)
             return
-        super().dataReceived(data)
+        self._dataReceived(data)
 
     def failHandshake(self, reason: str) -> None:
         """Note with which status the backend refused."""

@@ -1,0 +1,746 @@
+"""Bridged WebSockets on in-memory wires and a clock."""
+
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from hashlib import sha1
+from typing import Any
+
+import pytest
+import txaio
+from attrs import define, field
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
+from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from comfygate.gate.backend_link import Wanted
+from comfygate.gate.bridge import Bridges, client_id_of, handshake_of
+from comfygate.gate.sessions import Link, Session, Sessions
+from comfygate.gate.status_message import add_waiting, status_message
+from comfygate.gate.websocket_legs import ABNORMAL, BackendLeg, ClientLeg, Ending, Limits
+from comfygate.http1 import RequestHead
+from comfygate.interfaces import IStatusSource
+
+KEY = b"AAAAAAAAAAAAAAAAAAAAAA=="
+ASK: tuple[tuple[bytes, bytes], ...] = (
+    (b"Host", b"there:8181"),
+    (b"Connection", b"Upgrade"),
+    (b"Upgrade", b"websocket"),
+    (b"Sec-WebSocket-Version", b"13"),
+    (b"Sec-WebSocket-Key", KEY),
+)
+
+
+class Wire:
+    """A transport that writes to a list, and that may be full."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.full = False
+        self.reading = True
+        self.closed: str | None = None
+        self.producer: Any = None
+        self.protocol: Any = None
+
+    def write(self, data: bytes) -> None:
+        if self.closed is None:
+            self.written += data
+            if self.full and self.producer is not None:
+                self.producer.pauseProducing()
+
+    def writeSequence(self, pieces: Any) -> None:
+        self.write(b"".join(pieces))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert self.producer is None
+        self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+
+    def pauseProducing(self) -> None:
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        self.reading = True
+
+    def loseConnection(self) -> None:
+        self.closed = self.closed or "closing"
+
+    def abortConnection(self) -> None:
+        if self.closed != "gone":
+            self.closed = "gone"
+            self.protocol.connectionLost(Failure(ConnectionAborted()))
+
+    def lost(self) -> None:
+        self.closed = "gone"
+        self.protocol.connectionLost(Failure(ConnectionDone()))
+
+    def drain(self) -> None:
+        self.full = False
+        if self.producer is not None:
+            self.producer.resumeProducing()
+
+    def setTcpNoDelay(self, on: bool) -> None:
+        pass
+
+    def getPeer(self) -> IAddress:
+        return IPv4Address("TCP", "127.0.0.1", 1)
+
+    def getHost(self) -> IAddress:
+        return self.getPeer()
+
+    def take(self) -> bytes:
+        written, self.written = self.written, b""
+        return written
+
+
+@implementer(IStreamClientEndpoint)
+@define(eq=False)
+class Backend:
+    """An endpoint whose connections the test makes."""
+
+    dials: list[tuple[Any, Deferred[Any]]] = field(factory=list)
+    wires: list[Wire] = field(factory=list)
+    cancelled: int = 0
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
+        def cancel(deferred: Deferred[Any]) -> None:
+            self.cancelled += 1
+
+        deferred: Deferred[Any] = Deferred(cancel)
+        self.dials.append((protocolFactory, deferred))
+        return deferred
+
+    def refuse(self) -> None:
+        self.dials.pop(0)[1].errback(Failure(ConnectionRefusedError()))
+
+    def take(self) -> Wire:
+        """Accept the TCP connection."""
+        factory, deferred = self.dials.pop(0)
+        wire = Wire()
+        protocol = factory.buildProtocol(None)
+        wire.protocol = protocol
+        protocol.makeConnection(wire)
+        deferred.callback(protocol)
+        self.wires.append(wire)
+        return wire
+
+    def accept(self, *frames: bytes) -> Wire:
+        """Accept the WebSocket, and send frames at once."""
+        wire = self.take()
+        head = wire.take()
+        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+        wire.protocol.dataReceived(b"".join((_accepted(key), *frames)))
+        return wire
+
+
+def _accepted(key: bytes) -> bytes:
+    accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+    )
+
+
+def text(payload: str | dict[str, Any], masked: bool = False) -> bytes:
+    return frame(1, (payload if isinstance(payload, str) else json.dumps(payload)).encode(), masked)
+
+
+def frame(opcode: int, payload: bytes, masked: bool = False) -> bytes:
+    size = bytes([len(payload)]) if len(payload) < 126 else b"\x7e" + len(payload).to_bytes(2, "big")
+    mask = b"\0\0\0\0" if masked else b""
+    return bytes([0x80 | opcode, size[0] | (0x80 if masked else 0)]) + size[1:] + mask + payload
+
+
+def frames(data: bytes) -> list[tuple[int, bytes]]:
+    """Take apart what was written, unmasked."""
+    found = []
+    while data:
+        opcode, size, at = data[0] & 15, data[1] & 127, 2
+        if size == 126:
+            size, at = int.from_bytes(data[2:4], "big"), 4
+        if data[1] & 128:
+            mask, at = data[at : at + 4], at + 4
+            payload = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data[at : at + size]))
+        else:
+            payload = data[at : at + size]
+        found.append((opcode, payload))
+        data = data[at + size :]
+    return found
+
+
+@implementer(IStatusSource)
+class Waiting:
+    number = 0
+
+    def waiting(self) -> int:
+        return self.number
+
+
+class Gate:
+    """A gate's bridges between wires that the test holds."""
+
+    def __init__(self, clock: Clock, **limits: Any) -> None:
+        self.clock = clock
+        self.backend = Backend()
+        self.status = Waiting()
+        self.sessions = Sessions()
+        self.bridges = self.another(**limits)
+
+    def another(self, **limits: Any) -> Bridges:
+        return Bridges(
+            self.clock,
+            self.status,
+            sessions=self.sessions,
+            limits=Limits(**limits),
+            endpoint=lambda host, port: self.backend,
+        )
+
+    def client(self, target: bytes = b"/ws?clientId=a", rest: bytes = b"", headers: Any = ASK) -> Wire:
+        wire = Wire()
+        successor = self.bridges.accept(
+            RequestHead(method=b"GET", target=target, headers=headers), 0, ("127.0.0.1", 8188)
+        )
+        wire.protocol = successor(wire, b"")  # type: ignore[arg-type]
+        wire.protocol.makeConnection(wire)
+        wire.protocol.dataReceived(b"GET / HTTP/1.1\r\nbytes that the gate has parsed\r\n\r\n" + rest)
+        return wire
+
+    def open(self, target: bytes = b"/ws?clientId=a") -> tuple[Wire, Wire]:
+        client = self.client(target)
+        backend = self.backend.accept()
+        assert client.take().startswith(b"HTTP/1.1 101 ")
+        return client, backend
+
+    def nothing_left(self) -> bool:
+        return not (self.bridges._bridges or self.bridges._links or len(self.sessions) or self.bridges.clients)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(txaio.config, "loop", clock)  # type: ignore[attr-defined]
+    return clock
+
+
+@pytest.fixture
+def gate(clock: Clock) -> Gate:
+    return Gate(clock)
+
+
+# Decisions
+
+
+def test_client_ids() -> None:
+    assert client_id_of(b"/ws?clientId=a") == "a"
+    assert client_id_of(b"/api/ws?x=1&clientId=a%2Fb+c&clientId=d") == "a/b c"
+    assert client_id_of(b"/ws?clientId=%C3%A9") == client_id_of(b"/ws?clientId=%c3%a9") == "\u00e9"
+    assert client_id_of(b"/ws?clientId=%FF") == "\ufffd"
+    for target in (b"/ws", b"/ws?", b"/ws?clientId=", b"/ws?clientid=a", b"/terminal?clientId=a"):
+        assert client_id_of(target) is None
+
+
+def test_what_the_backend_is_asked() -> None:
+    headers = (
+        *ASK,
+        (b"Origin", b"http://there:8181"),
+        (b"Connection", b"x-hop"),
+        (b"X-Hop", b"1"),
+        (b"Keep-Alive", b"5"),
+        (b"Cookie", b"a=1"),
+        (b"cookie", b"b=\xe9"),
+        (b"Sec-WebSocket-Extensions", b"permessage-deflate"),
+        (b"Sec-WebSocket-Protocol", b"one, two"),
+    )
+    wanted = Wanted.from_head(RequestHead(method=b"GET", target=b"/a%2Fb?c&=%zz", headers=headers), "::1", 99)
+    assert wanted.request.split(b"\r\n") == [
+        b"GET /a%2Fb?c&=%zz HTTP/1.1",
+        b"Host: [::1]:99",
+        b"Upgrade: websocket",
+        b"Connection: Upgrade",
+        b"Sec-WebSocket-Version: 13",
+        b"Cookie: a=1",
+        b"cookie: b=\xe9",
+        b"Sec-WebSocket-Protocol: one, two",
+        b"",
+    ]
+    assert wanted.subprotocols == ("one", "two")
+
+
+def test_what_autobahn_is_shown() -> None:
+    head = RequestHead(
+        method=b"GET", target=b"/#x", headers=(*ASK, (b"Origin", b"nonsense"), (b"Sec-WebSocket-Extensions", b",;,"))
+    )
+    assert handshake_of(head) == (
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + KEY + b"\r\n\r\n"
+    )
+
+
+def test_status_messages() -> None:
+    told = status_message(2, "me")
+    assert json.loads(told) == {
+        "type": "status",
+        "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "me"},
+    }
+    assert add_waiting(told, 0) == (told, 2)
+    assert add_waiting(told, 3) == (status_message(5, "me"), 2)
+    for odd in (
+        b'{"type": "status"}',
+        b'{"type": "status", "data": 5}',
+        b'{"type": "status", ',
+        b'{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": true}}}}',
+        b'{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": "2"}}}}',
+        told + b" " * 70_000,
+    ):
+        assert add_waiting(odd, 3) == (odd, None)
+
+
+def test_endings() -> None:
+    assert Ending(1000, "bye").payload == (1000, b"bye")
+    assert Ending().payload == (None, None)
+    assert Ending(ABNORMAL).payload == (1001, b"")
+    assert len(Ending(1000, "x" * 200).payload[1] or b"") == 123
+
+
+# Sessions
+
+
+class FakeLink:
+    def __init__(self, owner: "FakeMember", gone: Callable[[Link, Ending], None]) -> None:
+        self.owner = owner
+        self.dismissed = False
+        self.gone = gone
+
+    def connect(self) -> None:
+        self.owner.events.append(f"{self.owner.name} connects")
+
+    def end(self, ending: Ending) -> None:
+        self.dismissed = True
+        self.owner.events.append(f"{self.owner.name} ends {ending.code}")
+
+    def is_gone(self, code: int = 1006) -> None:
+        self.gone(self, Ending(code))
+
+
+class FakeMember:
+    def __init__(self, name: str, events: list[str]) -> None:
+        self.name = name
+        self.events = events
+        self.links: list[FakeLink] = []
+
+    def make_link(self, gone: Callable[[Link, Ending], None]) -> FakeLink:
+        self.links.append(FakeLink(self, gone))
+        return self.links[-1]
+
+    def silence(self) -> None:
+        self.events.append(f"{self.name} silent")
+
+    def lost_link(self, ending: Ending) -> None:
+        self.events.append(f"{self.name} lost {ending.code}")
+
+
+def session() -> tuple[Session, FakeMember, FakeMember, FakeMember, list[str]]:
+    events: list[str] = []
+    a, b, c = (FakeMember(name, events) for name in "abc")
+    return Session(lambda: events.append("forgotten")), a, b, c, events
+
+
+def test_the_old_link_is_gone_before_the_new_one_is_made() -> None:
+    served, a, b, c, events = session()
+    served.join(a)
+    served.join(b)
+    served.join(c)
+    assert events == ["a connects", "a silent", "a ends 1000"]
+    a.links[0].is_gone()
+    assert events[3:] == ["c connects"]
+    served.leave(c, Ending(1001))
+    served.leave(b, Ending(1001))
+    c.links[0].is_gone()
+    assert events[4:] == ["c ends 1001", "a connects"]
+    served.leave(a, Ending(4000))
+    served.leave(a, Ending(4000))
+    a.links[1].is_gone()
+    assert events[6:] == ["a ends 4000", "forgotten"]
+
+
+def test_a_link_that_is_lost_costs_its_owner_only() -> None:
+    served, a, b, _, events = session()
+    served.join(a)
+    a.links[0].is_gone(1011)
+    assert events == ["a connects", "a lost 1011", "forgotten"]
+    served.join(a)
+    served.join(b)
+    a.links[1].is_gone()
+    b.links[0].is_gone(4000)
+    assert events[3:] == ["a connects", "a silent", "a ends 1000", "b connects", "b lost 4000", "a connects"]
+
+
+def test_a_member_that_comes_back_while_its_link_closes() -> None:
+    served, a, b, _, events = session()
+    served.join(a)
+    served.join(b)
+    served.leave(b, Ending())
+    assert events == ["a connects", "a silent", "a ends 1000"]
+    a.links[0].is_gone()
+    assert events[3:] == ["a connects"]
+
+
+def test_sessions_are_by_backend_and_client_id() -> None:
+    sessions = Sessions()
+    assert sessions.get(0, "a") is sessions.get(0, "a")
+    assert len({id(s) for s in [sessions.get(0, "a"), sessions.get(1, "a"), sessions.get(0, "b")]}) == 3
+    assert sessions.get(0, None) is not sessions.get(0, None)
+    assert sessions.get(0, "") is not sessions.get(0, "")
+
+
+# Bridges
+
+
+def test_the_client_is_answered_when_the_backend_has_accepted(gate: Gate) -> None:
+    client = gate.client(rest=text("first", True))
+    backend = gate.backend.take()
+    assert client.written == b""
+    request = backend.take()
+    assert request.startswith(b"GET /ws?clientId=a HTTP/1.1\r\nHost: 127.0.0.1:8188\r\n")
+    key = request.partition(b"Sec-WebSocket-Key: ")[2].strip()
+    backend.protocol.dataReceived(_accepted(key) + text("status at once"))
+    head, _, rest = client.take().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"Extensions" not in head
+    assert frames(rest) == [(1, b"status at once")]
+    assert frames(backend.take()) == [(1, b"first")]
+    assert gate.bridges.clients == 1
+    client.lost()
+    assert frames(backend.take())[0][0] == 8
+    backend.lost()
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+
+
+def test_a_client_that_sends_much_before_it_may(gate: Gate) -> None:
+    client = gate.client(rest=b"x" * 65_000)
+    assert client.reading
+    client.protocol.dataReceived(b"GET / HTTP/1.1\r\n\r\n" + b"x" * 65_000)
+    assert not client.reading
+    assert client.written == b""
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "kind"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", 403, "backend_refused"),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", 404, "backend_refused"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", 502, "backend_failed"),
+        (b"HTTP/1.1 500 Oh\r\n\r\n", 502, "backend_failed"),
+        (b"nonsense\r\n\r\n", 502, "backend_failed"),
+        (b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n", 502, "backend_failed"),
+    ],
+)
+def test_a_backend_that_refuses(gate: Gate, answer: bytes, status: int, kind: str) -> None:
+    client = gate.client()
+    backend = gate.backend.take()
+    backend.protocol.dataReceived(answer)
+    head, _, body = client.take().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(body)["error"]["type"] == kind
+    assert b"Content-Length: %d" % len(body) in head
+    assert client.closed == "closing"
+    client.lost()
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+
+
+def test_a_backend_that_cannot_be_reached(gate: Gate) -> None:
+    client = gate.client()
+    gate.backend.refuse()
+    assert client.take().startswith(b"HTTP/1.1 503 ")
+    gate.clock.advance(5)  # it doesn't read the answer
+    assert client.closed == "gone"
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("dialled", [False, True])
+def test_a_backend_that_does_not_answer(gate: Gate, dialled: bool) -> None:
+    client = gate.client()
+    if dialled:
+        gate.backend.take()
+    gate.clock.advance(9.9)
+    assert client.written == b""
+    gate.clock.advance(0.2)
+    assert client.take().startswith(b"HTTP/1.1 504 ")
+    assert gate.backend.cancelled == (not dialled)
+    client.lost()
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+
+
+def test_a_backend_whose_head_never_ends(gate: Gate) -> None:
+    client = gate.client()
+    backend = gate.backend.take()
+    for _ in range(3):
+        backend.protocol.dataReceived(b"x" * 40_000)
+    assert backend.closed == "gone"
+    assert client.take().startswith(b"HTTP/1.1 502 ")
+
+
+def test_a_client_that_leaves_before_it_is_answered(gate: Gate) -> None:
+    client = gate.client()
+    client.lost()
+    assert gate.backend.cancelled == 1
+    assert client.written == b""
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+
+
+def test_a_leg_nobody_wants_is_closed_properly_once_it_is_open(gate: Gate) -> None:
+    """Only a closing handshake makes sure that ComfyUI has forgotten the clientId."""
+    first = gate.client()
+    backend = gate.backend.take()
+    first.lost()
+    assert backend.closed is None
+    second = gate.client()
+    assert not gate.backend.dials
+    key = backend.take().partition(b"Sec-WebSocket-Key: ")[2].strip()
+    backend.protocol.dataReceived(_accepted(key) + text("not for the second"))
+    assert frames(backend.take()) == [(8, b"\x03\xe9")]
+    backend.protocol.dataReceived(frame(8, b"\x03\xe9"))
+    assert not gate.backend.dials
+    backend.lost()
+    gate.backend.accept()
+    assert second.take().startswith(b"HTTP/1.1 101 ")
+
+
+def test_a_backend_that_does_not_close_is_aborted(gate: Gate) -> None:
+    client, backend = gate.open()
+    client.lost()
+    gate.clock.advance(2.9)
+    assert backend.closed is None
+    gate.clock.advance(0.2)
+    assert backend.closed == "gone"
+    assert gate.nothing_left()
+
+
+def test_a_backend_that_closes_but_does_not_hang_up_is_aborted(gate: Gate) -> None:
+    _, backend = gate.open()
+    backend.protocol.dataReceived(frame(8, b"\x03\xe8"))
+    gate.clock.advance(3.1)
+    assert backend.closed == "gone"
+
+
+def test_a_client_that_does_not_close_is_aborted(gate: Gate) -> None:
+    client, backend = gate.open()
+    backend.lost()
+    assert frames(client.take()) == [(8, b"\x03\xf4backend restarting")]
+    gate.clock.advance(5.1)
+    assert client.closed == "gone"
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x03\xe8", b"\x03\xf3why", b"\x0f\xa0private", b"\x03\xf4"])
+def test_close_frames_pass_as_they_are(gate: Gate, payload: bytes) -> None:
+    client, backend = gate.open()
+    backend.protocol.dataReceived(frame(8, payload))
+    backend.lost()
+    assert frames(client.take()) == [(8, payload)]
+    client, backend = gate.open(b"/ws?clientId=b")
+    client.protocol.dataReceived(frame(8, payload, True))
+    client.lost()
+    assert frames(backend.take()) == [(8, payload)]
+
+
+def test_a_slow_client(gate: Gate) -> None:
+    client, backend = gate.open()
+    client.full = True
+    backend.protocol.dataReceived(text("1") + text("2") + text("3"))
+    assert frames(client.take()) == [(1, b"1")]
+    client.full = False
+    backend.protocol.dataReceived(text("4"))
+    assert client.take() == b""
+    client.drain()
+    assert frames(client.take()) == [(1, b"2"), (1, b"3"), (1, b"4")]
+    backend.protocol.dataReceived(text("5"))
+    assert frames(client.take()) == [(1, b"5")]
+    assert backend.reading
+
+
+def test_a_client_that_is_too_slow(clock: Clock) -> None:
+    gate = Gate(clock, outbox=2000)
+    client, backend = gate.open()
+    client.full = True
+    for _ in range(10):
+        backend.protocol.dataReceived(text({"type": "executed", "data": "x" * 100}))
+    assert frames(client.take())[-1] == (8, b"\x03\xf5the client reads too slowly")
+    assert frames(backend.take()) == [(8, b"\x03\xe9")]
+    clock.advance(5.1)
+    assert client.closed == backend.closed == "gone"
+    assert gate.nothing_left()
+
+
+def test_a_backend_that_takes_no_more(gate: Gate) -> None:
+    client, backend = gate.open()
+    backend.full = True
+    client.protocol.dataReceived(text("1", True))
+    assert not client.reading
+    gate.clock.advance(20)
+    gate.clock.advance(21)
+    assert client.closed is None  # it was not listened to
+    backend.drain()
+    assert client.reading
+    client.protocol.dataReceived(text("2", True))
+    assert [payload for opcode, payload in frames(backend.take()) if opcode == 1] == [b"1", b"2"]
+
+
+def test_pings(gate: Gate) -> None:
+    client, backend = gate.open()
+    gate.clock.advance(20)
+    ((opcode, ping),) = frames(client.take())
+    assert opcode == 9
+    assert frames(backend.take())[0][0] == 9
+    client.protocol.dataReceived(frame(10, ping, True))
+    gate.clock.advance(20)
+    assert frames(client.take())[0][0] == 9
+    gate.clock.advance(21)
+    assert client.closed == "gone"
+
+
+def status(remaining: int) -> dict[str, Any]:
+    return {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": remaining}}}}
+
+
+def test_status_is_told_once_a_turn_and_only_if_it_is_new(gate: Gate) -> None:
+    client, backend = gate.open()
+    gate.status.number = 1
+    gate.bridges.status_changed()
+    gate.clock.advance(0)
+    assert client.take() == b""  # the backend has said nothing yet
+    backend.protocol.dataReceived(text(status(2)))
+    assert frames(client.take()) == [(1, json.dumps(status(3), separators=(",", ":")).encode())]
+    for number in (2, 3, 4):
+        gate.status.number = number
+        gate.bridges.status_changed()
+    assert client.take() == b""
+    gate.clock.advance(0)
+    assert [json.loads(payload) for _, payload in frames(client.take())] == [status(6)]
+    gate.bridges.status_changed()
+    gate.clock.advance(0)
+    assert client.take() == b""
+
+
+def test_the_newest_with_a_client_id_is_served(gate: Gate) -> None:
+    old, first = gate.open()
+    old.protocol.dataReceived(text('{"type": "feature_flags"}', True) + text("2", True))
+    assert len(frames(first.take())) == 2
+    new = gate.client()
+    assert frames(first.take()) == [(8, b"\x03\xe8")]
+    old.protocol.dataReceived(text("3", True))  # nobody hears it
+    first.lost()
+    second = gate.backend.accept()
+    assert new.take().startswith(b"HTTP/1.1 101 ")
+    second.protocol.dataReceived(text("for the new"))
+    assert (old.take(), len(frames(new.take()))) == (b"", 1)
+    new.lost()
+    second.lost()
+    old.protocol.dataReceived(text("4", True))  # held
+    third = gate.backend.accept()
+    assert [payload for _, payload in frames(third.take())] == [b'{"type": "feature_flags"}', b"4"]
+    third.protocol.dataReceived(text("again"))
+    assert frames(old.take()) == [(1, b"again")]
+
+
+def test_one_that_is_overtaken_before_it_is_answered(gate: Gate) -> None:
+    gate.status.number = 4
+    old, new = gate.client(), gate.client()
+    answer, _, rest = old.take().partition(b"\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    ((_, payload),) = frames(rest)
+    assert json.loads(payload) == {"type": "status", "data": {**status(4)["data"], "sid": "a"}}
+    old.protocol.dataReceived(text('{"type": "feature_flags", "data": {}}', True))
+    gate.backend.dials.pop(0)
+    gate.backend.accept()
+    assert new.take().startswith(b"HTTP/1.1 101 ")
+    new.lost()
+    gate.backend.wires[0].lost()
+    assert frames(gate.backend.accept().take()) == [(1, b'{"type": "feature_flags", "data": {}}')]
+
+
+def test_without_a_client_id_each_is_on_its_own(gate: Gate) -> None:
+    one, first = gate.open(b"/ws")
+    two, second = gate.open(b"/ws")
+    first.protocol.dataReceived(text("1"))
+    second.protocol.dataReceived(text("2"))
+    assert (frames(one.take()), frames(two.take())) == ([(1, b"1")], [(1, b"2")])
+
+
+def test_messages_held_are_bounded(clock: Clock) -> None:
+    gate = Gate(clock, held=1000)
+    old, first = gate.open()
+    new = gate.client()
+    first.lost()
+    gate.backend.accept()
+    new.take()
+    new.lost()
+    gate.backend.wires[-1].lost()
+    for _ in range(11):
+        old.protocol.dataReceived(text("x" * 100, True))
+    assert frames(old.take())[-1][1][:2] == b"\x03\xf0"
+    assert old.written == b""
+
+
+def test_close(gate: Gate) -> None:
+    opened, backend = gate.open()
+    pending = gate.client(b"/ws?clientId=b")
+    closed: list[None] = []
+    gate.bridges.close().addCallback(closed.append)
+    assert frames(opened.take()) == [(8, b"\x03\xf4the server is stopping")]
+    assert pending.take().startswith(b"HTTP/1.1 503 ")
+    late = gate.client(b"/ws?clientId=c")
+    assert late.take().startswith(b"HTTP/1.1 503 ")
+    for wire in (opened, pending, late):
+        wire.lost()
+    assert not closed
+    backend.lost()
+    assert closed == [None]
+    assert gate.nothing_left()
+    assert not gate.clock.getDelayedCalls()
+    assert gate.bridges.close().called
+
+
+def test_a_lost_backend(gate: Gate) -> None:
+    client, backend = gate.open()
+    gate.bridges.backend_lost(1)
+    assert client.take() == b""
+    gate.bridges.backend_lost(0)
+    assert frames(client.take()) == [(8, b"\x03\xf4backend restarting")]
+    assert frames(backend.take()) == [(8, b"\x03\xe9")]
+
+
+def test_too_many_clients(clock: Clock) -> None:
+    gate = Gate(clock, clients=1)
+    gate.open()
+    second = gate.client(b"/ws?clientId=b")
+    head, _, body = second.take().partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body)["error"]["type"] == "too_many_connections"
+    assert not gate.backend.dials
+
+
+def test_no_extension_is_accepted(gate: Gate) -> None:
+    client = gate.client(headers=(*ASK, (b"Sec-WebSocket-Extensions", b"permessage-deflate")))
+    backend = gate.backend.take()
+    assert b"extensions" not in backend.take().lower()
+    assert isinstance(client.protocol, ClientLeg)
+    assert isinstance(backend.protocol, BackendLeg)
+    # One that was not asked for ends the leg.
+    backend.protocol.dataReceived(
+        _accepted(backend.protocol.websocket_key)[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    )
+    assert backend.closed == "gone"
+    assert client.take().startswith(b"HTTP/1.1 502 ")
