@@ -66,7 +66,9 @@ def timings(gateway: Gateway, seconds: float) -> list[float]:
 
 def report(name: str, found: list[float]) -> None:
     p99 = found[int(len(found) * 0.99)]
-    print(f"{name}: median {statistics.median(found):.2f} ms, p99 {p99:.2f} ms, longest {found[-1]:.2f} ms ({len(found)})")
+    print(
+        f"{name}: median {statistics.median(found):.2f} ms, p99 {p99:.2f} ms, longest {found[-1]:.2f} ms ({len(found)})"
+    )
 
 
 if __name__ == "__main__":

@@ -105,6 +105,21 @@ def resident_kib(pid: int) -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
+def twistd(
+    *arguments: str, folder: Path, environment: Mapping[str, str] | None = None, seconds: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run twistd to its end."""
+    return subprocess.run(
+        [TWISTD, *arguments],
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+
+
 class Gateway:
     """A running daemon.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ import orjson
 import pytest
 
 from tests.gateway import (
-    TWISTD,
     Gateway,
     Response,
     descendants,
@@ -24,6 +22,7 @@ from tests.gateway import (
     is_alive,
     request,
     running,
+    twistd,
     workflow,
 )
 
@@ -31,10 +30,19 @@ UNLIMITED = "rate = 0\n"
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Four GPUs and the hub, without a limit."""
     with running(tmp_path_factory.mktemp("gateway"), UNLIMITED) as one:
         yield one
+
+
+@pytest.fixture
+def gateway(shared: Gateway) -> Iterator[Gateway]:
+    """The same, with nothing to do."""
+    yield shared
+    request(shared.hub, "POST", "/queue", {"clear": True})
+    request(shared.hub, "POST", "/interrupt")
+    eventually(lambda: all(not queue["running_count"] + queue["pending_count"] for queue in shared.queues()))
 
 
 def submit(port: int, prompt: dict[str, Any] | None = None, headers: dict[str, str] | None = None, **more: Any) -> Any:
@@ -240,12 +248,6 @@ def test_a_policy_in_a_users_own_file_is_found_and_used(tmp_path: Path) -> None:
         assert [submit(gateway.hub)["gpu_id"] for _ in range(5)] == [1] * 5
 
 
-def twistd(*arguments: str, folder: Path, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [TWISTD, *arguments], cwd=folder, capture_output=True, text=True, timeout=seconds, check=False
-    )
-
-
 def test_it_becomes_a_daemon_as_twistd_does(tmp_path: Path) -> None:
     with running(tmp_path, gpus=1) as gateway:
         assert gateway.stop() == 0
@@ -276,7 +278,8 @@ def test_a_port_that_is_taken_is_one_sentence(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (tmp_path / "gpus.ini").write_text(
-            f"[comfygate]\ncomfyui = simulator\ndevices = cpu*1\nstate_dir = temporary\nfirst_port = {port}\nhub_port = 0\n"
+            "[comfygate]\ncomfyui = simulator\ndevices = cpu*1\nstate_dir = temporary\n"
+            f"first_port = {port}\nhub_port = 0\n"
         )
         done = twistd("-n", "--pidfile=", "comfygate", "--config", "gpus.ini", folder=tmp_path)
     assert done.returncode == 2
