@@ -25,7 +25,7 @@ test: lint ## the whole suite (TESTS=tests/unit: a part of it)
 test-real: .venv/installed-test ## the contract suite against the real ComfyUI in $COMFYUI_HOME (run by $COMFYUI_PYTHON)
 	@test -f "$${COMFYUI_HOME:?is not set: name the folder of a ComfyUI that runs on this machine}/main.py" || \
 		{ echo "There is no main.py in $$COMFYUI_HOME: set COMFYUI_HOME to ComfyUI's folder."; exit 1; }
-	$(BIN)/python -m pytest tests/contract $(TESTS)
+	$(BIN)/python -m pytest tests/contract tests/process/test_companion.py
 
 lint: .venv/installed-test ## style and types
 	$(BIN)/ruff check
