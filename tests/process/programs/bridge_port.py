@@ -113,7 +113,7 @@ def main() -> None:
     ports = [Port(Bridges(reactor, status, sessions=sessions, limits=limits), address) for _ in range(2)]
     numbers = [reactor.listenTCP(0, port, backlog=1024, interface="127.0.0.1").getHost().port for port in ports]
     stdio.StandardIO(Commands(ports, status, sessions))
-    print(json.dumps(numbers), flush=True)  # noqa: T201
+    print(json.dumps(numbers), flush=True)
     reactor.run()
 
 
