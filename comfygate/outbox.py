@@ -92,8 +92,13 @@ def classify(message: Message) -> tuple[Kind, Key | None]:
 
 def _classify_binary(payload: bytes) -> Kind:
     kind = payload[:4]
-    if kind == b"\0\0\0\4" or (kind == b"\0\0\0\1" and payload[4:8] == b"\0\0\0\1"):
-        return Kind.PREVIEW
+    if kind == b"\0\0\0\1":
+        return Kind.PREVIEW if payload[4:8] == b"\0\0\0\1" else Kind.RESULT
+    if kind == b"\0\0\0\4":
+        # SaveImageWebsocket's output comes like this, too, to a client that has
+        # negotiated metadata; it is always PNG, and previews are JPEG.
+        image = 8 + int.from_bytes(payload[4:8], "big")
+        return Kind.RESULT if payload[image : image + 4] == b"\x89PNG" else Kind.PREVIEW
     return Kind.MINOR if kind == b"\0\0\0\3" else Kind.RESULT
 
 

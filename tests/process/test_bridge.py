@@ -11,7 +11,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +127,15 @@ async def until(condition: Callable[[], Awaitable[Any] | Any], seconds: float = 
         await asyncio.sleep(0.01)
 
 
-def run(scenario: Callable[[aiohttp.ClientSession], Awaitable[None]], seconds: float = 60) -> None:
+def run(scenario: Callable[[aiohttp.ClientSession], Coroutine[Any, Any, None]], seconds: float = 60) -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as http:
-            await asyncio.wait_for(scenario(http), seconds)  # type: ignore[arg-type]
+            await asyncio.wait_for(scenario(http), seconds)
 
     asyncio.run(main())
 
 
-async def connect(http: aiohttp.ClientSession, url: str, **options: Any) -> aiohttp.ClientWebSocketResponse:
+async def connect(http: aiohttp.ClientSession, url: str, **options: Any) -> Any:
     options.setdefault("max_msg_size", 0)
     return await http.ws_connect(url, **options)
 
@@ -247,7 +248,7 @@ def test_a_clients_close_passes(world: World) -> None:
             ws = await connect(http, world.url(f"/ws?clientId=c{code}"))
             await ws.receive_str(timeout=5)
             await ws.close(code=code, message=b"why")
-            await until(lambda code=code: _closed(world, f"c{code}"))
+            await until(partial(_closed, world, f"c{code}"))
             assert (await world.ask("state"))["closed"][f"c{code}"] == [[code]]
         reader, writer = await _raw(world, "/ws?clientId=plain")
         writer.write(_frame(8, b""))  # no code
@@ -385,7 +386,7 @@ FLAGS = '{"type": "feature_flags", "data": {"supports_preview_metadata": true}}'
 
 def test_a_reconnecting_client_is_never_deaf(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
-        kept = []
+        kept: list[Any] = []
         for turn in range(50):
             port = turn % 2  # two gates over one backend
             if turn % 5 == 4:  # half open: never read, never closed
@@ -483,7 +484,7 @@ def test_a_client_that_stops_reading(world: World) -> None:
             longest = max(longest, time.monotonic() - started)
             peak = max(peak, world.counts()["rss"])
         await flood
-        print(f"300 MB to a client that does not read: RSS +{(peak - before) / MIB:.1f} MiB, echo <= {longest:.3f} s")  # noqa: T201
+        print(f"300 MB to a client that does not read: RSS +{(peak - before) / MIB:.1f} MiB, echo <= {longest:.3f} s")
         assert peak - before < 8 * MIB
         assert longest < 0.5
 
@@ -625,7 +626,7 @@ def test_idle_sockets_cost_little(world: World) -> None:
             sockets = [await connect(many, world.url(f"/ws?clientId=i{n}")) for n in range(200)]
             during = world.counts()
             each = (during["rss"] - before["rss"]) / 200
-            print(f"an idle bridged socket takes {each / 1024:.1f} KiB")  # noqa: T201
+            print(f"an idle bridged socket takes {each / 1024:.1f} KiB")
             assert each < 64 * 1024
             assert during["clients"] == [200, 0]
             for ws in sockets:

@@ -45,6 +45,7 @@ class Wire:
         self.closed: str | None = None
         self.producer: Any = None
         self.protocol: Any = None
+        self.no_delay = False
 
     def write(self, data: bytes) -> None:
         if self.closed is None:
@@ -86,7 +87,7 @@ class Wire:
             self.producer.resumeProducing()
 
     def setTcpNoDelay(self, on: bool) -> None:
-        pass
+        self.no_delay = on
 
     def getPeer(self) -> IAddress:
         return IPv4Address("TCP", "127.0.0.1", 1)
@@ -732,12 +733,14 @@ def test_too_many_clients(clock: Clock) -> None:
     assert not gate.backend.dials
 
 
-def test_no_extension_is_accepted(gate: Gate) -> None:
+def test_no_extension_and_no_delay(gate: Gate) -> None:
     client = gate.client(headers=(*ASK, (b"Sec-WebSocket-Extensions", b"permessage-deflate")))
     backend = gate.backend.take()
     assert b"extensions" not in backend.take().lower()
     assert isinstance(client.protocol, ClientLeg)
     assert isinstance(backend.protocol, BackendLeg)
+    assert client.no_delay
+    assert backend.no_delay
     # One that was not asked for ends the leg.
     backend.protocol.dataReceived(
         _accepted(backend.protocol.websocket_key)[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
