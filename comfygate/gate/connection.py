@@ -20,7 +20,7 @@ from comfygate.gate.answers import broken, connection_option, from_error, render
 from comfygate.gate.limits import Limits
 from comfygate.gate.relay import Exchange
 from comfygate.gate.site import Answer, Decision, IGateSite, Relay, Upgrade
-from comfygate.gate.sockets import Wire, peer_ip, tune
+from comfygate.gate.sockets import Wire, is_dead, peer_ip, tune
 from comfygate.http1 import (
     BodyDecoder,
     Length,
@@ -30,6 +30,7 @@ from comfygate.http1 import (
     decoder_for,
     parse_request_head,
     request_head_end,
+    serialise_response,
 )
 
 log = Logger()
@@ -91,6 +92,8 @@ class GateConnection(Protocol):
         self._upload_held = False
         self._paused = False
         self._discarded = 0
+        self._probed = False
+        self._probe_at = 0.0
         self._until = 0.0
         self._late: Callable[[], None] = self.abort
         self._alarm = Alarm(port.clock, self._due)
@@ -127,10 +130,14 @@ class GateConnection(Protocol):
     def readConnectionLost(self) -> None:
         """The client will send no more; it may still wait for the answer."""
         self._eof = True
+        self._probe_at = self._port.clock.seconds() + self._limits.half_closed
         if self._state is State.HEAD:
             self._pump()
         elif self._takes_body() and self._state is State.RELAYING:
             self._check_upload()
+            self._alarm.watch()
+        elif self._state is State.RELAYING:
+            self._alarm.watch()
         elif self._state in (State.DRAINING, State.LINGERING):
             self._close()
 
@@ -414,6 +421,22 @@ class GateConnection(Protocol):
         self._state = State.HEAD
         self._expect(self._limits.head if self._buffer else self._limits.idle, self._head_late)
 
+    def _probe(self) -> None:
+        """Find out whether a client that sends no more still waits for its answer.
+
+        One that has left looks the same until something is sent to it.  A 100
+        may be sent to any client of HTTP/1.1, which ignores it (RFC 9110,
+        section 15.2.1).
+        """
+        if is_dead(self._wire):
+            self.abort()
+            return
+        waits = self._exchange is not None and not self._exchange.answering
+        if waits and not self._probed and self._head is not None and self._head.version == (1, 1):
+            self._probed = True
+            self._wire.write(serialise_response(100, b"Continue", ()))
+        self._probe_at = self._port.clock.seconds() + self._limits.half_closed
+
     # Ends.
 
     def close_if_idle(self) -> None:
@@ -480,7 +503,10 @@ class GateConnection(Protocol):
         if self._state is State.GONE:
             return None
         if self._exchange is not None:
-            return self._exchange.due()
+            due = self._exchange.due()
+            if self._eof and (due is None or self._probe_at < due[0]):
+                return self._probe_at, self._probe
+            return due
         if self._full and self._state is State.HEAD:
             return self._full_since + self._limits.stalled, self.abort
         return self._until, self._late

@@ -17,6 +17,8 @@ class Limits:
     :ivar body_idle: seconds without a byte of the request body; then 408.
     :ivar stalled: seconds in which a client takes nothing of what waits for it;
         then it is cut off.
+    :ivar half_closed: seconds after which a client that has closed its side is
+        sent a needless 100, to see whether it still waits for its answer.
     :ivar drain: seconds to read what remains of the body of a refused request.
     :ivar drain_size: bytes of such a body; with more, the connection is closed.
     :ivar linger: seconds in which what the client still sends is thrown away,
@@ -32,6 +34,7 @@ class Limits:
     admit: float = 60.0
     body_idle: float = 60.0
     stalled: float = 300.0
+    half_closed: float = 1.0
     drain: float = 10.0
     drain_size: int = 64 * 1024
     linger: float = 2.0

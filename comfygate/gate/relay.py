@@ -109,6 +109,11 @@ class Exchange:
         self._chunks_out = False
         self._keep_alive = False
 
+    @property
+    def answering(self) -> bool:
+        """Whether the final answer has begun."""
+        return self._answer is not None
+
     def start(self) -> None:
         """Get a connection and send the request."""
         framing, limit = self._head.framing, self._relay.max_body

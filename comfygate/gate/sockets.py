@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from typing import Protocol, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer, ITCPTransport
+from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer, ISystemHandle
 
 
 class Wire(Protocol):
@@ -48,13 +49,37 @@ class Wire(Protocol):
         """Give the other end's address."""
 
 
+KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""Seconds of silence before a peer is probed, between probes, and probes before it counts as gone."""
+
+_TCP_CLOSE = 7  # a state in TCP_INFO, see linux/include/net/tcp_states.h
+
+
 def tune(wire: Wire) -> None:
     """Send small pieces at once, and notice a peer that vanished (TCP only)."""
+    found = _socket(wire)
+    if found is not None:
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in KEEPALIVE:
+            found.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def is_dead(wire: Wire) -> bool:
+    """Whether the kernel knows that the peer is gone (TCP only).
+
+    It tells a reactor so only while something is to be read or written, and
+    from a client that has half-closed nothing more is read.
+    """
+    found = _socket(wire)
+    return found is not None and found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+
+
+def _socket(wire: Wire) -> socket.socket | None:
     # A UNIX socket's transport also claims to provide ITCPTransport.
-    if isinstance(wire.getPeer(), IPv4Address | IPv6Address) and ITCPTransport.providedBy(wire):
-        tcp = cast(ITCPTransport, wire)
-        tcp.setTcpNoDelay(True)
-        tcp.setTcpKeepAlive(True)
+    if not isinstance(wire.getPeer(), IPv4Address | IPv6Address) or not ISystemHandle.providedBy(wire):
+        return None
+    return cast(socket.socket, cast(ISystemHandle, wire).getHandle())
 
 
 def peer_ip(wire: Wire) -> str:

@@ -1,0 +1,60 @@
+"""Ports that relay every request to one backend each.
+
+Each line of its standard input asks for a port: the backend's port, the limits
+and the options of Relay, in JSON.  Prints the new port's number, and ends when
+its standard input does.
+"""
+
+import json
+import sys
+import time
+from typing import Any
+
+from twisted.internet import reactor, stdio
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.protocols.basic import LineReceiver
+from twisted.python import log
+from zope.interface import implementer
+
+from comfygate.gate.limits import Limits
+from comfygate.gate.pool import UpstreamPool
+from comfygate.gate.server import GateFactory
+from comfygate.gate.site import IGateSite, Relay
+from comfygate.http1 import Headers, RequestHead
+
+reactor.seconds = time.monotonic
+
+
+@implementer(IGateSite)
+class Site:
+    def __init__(self, port: int, options: dict[str, Any]) -> None:
+        self.options = options
+        self.host = b"127.0.0.1:%d" % port
+        self.pool = UpstreamPool(TCP4ClientEndpoint(reactor, "127.0.0.1", port), reactor)
+
+    def admit(self, head: RequestHead, peer: str) -> Relay:
+        return Relay(pool=self.pool, host=self.host, **self.options)
+
+    def error_headers(self, head: RequestHead) -> Headers:
+        return ()
+
+
+class Orders(LineReceiver):
+    """Opens a port for each line."""
+
+    delimiter = b"\n"
+
+    def lineReceived(self, line: bytes) -> None:
+        order = json.loads(line)
+        factory = GateFactory(Site(order["backend"], order["relay"]), reactor, Limits(**order["limits"]))
+        listening = reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
+        self.sendLine(b"%d" % listening.getHost().port)
+
+    def connectionLost(self, reason: object = None) -> None:
+        if reactor.running:
+            reactor.stop()
+
+
+log.startLogging(sys.stderr, setStdout=False)
+stdio.StandardIO(Orders())
+reactor.run()
