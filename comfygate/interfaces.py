@@ -104,13 +104,6 @@ class IBackendListener(Interface):
         """The backend said that `remaining` prompts wait or run in its queue."""
 
 
-class ILauncher(Interface):
-    """Starts a backend's process."""
-
-    def launch(port: int) -> ILaunched:
-        """Start a process that will listen on 127.0.0.1:`port`."""
-
-
 class ILaunched(Interface):
     """A process, from its start to its end."""
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import orjson
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -47,7 +48,7 @@ class ComfyUIClient:
 
     def __init__(self, url: str, agent: IAgent, clock: IReactorTime, pool: HTTPConnectionPool | None = None) -> None:
         self.url = url.rstrip("/")
-        self._agent = agent
+        self._http = HTTPClient(agent)
         self._clock = clock
         self._pool = pool
 
@@ -144,7 +145,7 @@ class ComfyUIClient:
         return (await self._receive(method, path, body, seconds, limit)).joined()
 
     def _receive(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Deferred[Pieces]:
-        sent = exchange(self._agent, self._clock, method, self.url + path, body, seconds=seconds, limit=limit)
+        sent = exchange(self._http, self._clock, method, self.url + path, body, seconds=seconds, limit=limit)
         return Deferred.fromCoroutine(sent)
 
     def _expect_ok(self, what: str, answer: _Answered) -> _Answered:

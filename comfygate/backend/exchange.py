@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import deque
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
-from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer, IResponse
-from zope.interface import implementer
 
 from comfygate.errors import BackendUnclear, BackendUnreachable
 
@@ -42,29 +41,6 @@ class Pieces:
     def joined(self) -> Answer:
         """The same in one piece."""
         return Answer(self.status, b"".join(self.body), self.content_type)
-
-
-@implementer(IBodyProducer)
-class Body:
-    """A request body that is in memory already."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.length = len(data)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802
-        """Write all of it."""
-        consumer.write(self._data)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """There is nothing to pause."""
-
-    def resumeProducing(self) -> None:
-        """There is nothing to resume."""
-
-    def stopProducing(self) -> None:
-        """There is nothing to stop."""
 
 
 class _Collector(Protocol):
@@ -100,7 +76,7 @@ class _Collector(Protocol):
 
 
 async def exchange(
-    agent: IAgent,
+    http: HTTPClient,
     clock: IReactorTime,
     method: str,
     url: str,
@@ -116,7 +92,7 @@ async def exchange(
     :raises BackendUnreachable: nothing was sent.
     :raises BackendUnclear: the request may have been carried out.
     """
-    running = Deferred.fromCoroutine(_exchange(agent, method, url, body, limit))
+    running = Deferred.fromCoroutine(_exchange(http, method, url, body, limit))
     late = clock.callLater(seconds, running.cancel)
     try:
         return await running
@@ -135,10 +111,10 @@ async def exchange(
             late.cancel()
 
 
-async def _exchange(agent: IAgent, method: str, url: str, body: bytes | None, limit: int) -> Pieces:
-    headers = Headers({b"Content-Type": [b"application/json"]} if body is not None else {})
-    producer = None if body is None else Body(body)
-    response: IResponse = await agent.request(method.encode(), url.encode("ascii"), headers, producer)
+async def _exchange(http: HTTPClient, method: str, url: str, body: bytes | None, limit: int) -> Pieces:
+    headers = Headers({} if body is None else {b"Content-Type": [b"application/json"]})
+    # Unbuffered, since treq would otherwise keep every answer a second time.
+    response = await http.request(method, url, data=body, headers=headers, allow_redirects=False, unbuffered=True)
     collector = _Collector(limit)
     response.deliverBody(collector)
     content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0].decode("latin-1")
