@@ -179,6 +179,8 @@ class Ledger:
         gpu = self._gpus[gpu_id]
         running = sum(1 for held in gpu.held.values() if held.state is JobState.RUNNING)
         running += sum(1 for stranger in gpu.strangers if stranger.running)
+        if not running and (gpu.held or gpu.strangers):
+            running = 1  # one of them is about to run, though the backend has not said so yet
         return BackendView(
             gpu_id=gpu_id,
             state=state,

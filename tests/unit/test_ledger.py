@@ -96,3 +96,10 @@ def test_the_view_of_a_gpu(ledger: Ledger) -> None:
     view = ledger.view(1, BackendState.READY, prefetch=2)
     assert (view.running, view.pending, view.active, view.last_assigned) == (2, 4, (ran.order,), 0)
     assert ledger.view(0, BackendState.DOWN, prefetch=2).available is False
+
+
+def test_a_job_that_a_backend_has_got_counts_as_running_before_it_says_so(ledger: Ledger) -> None:
+    for _ in range(2):
+        ledger.assign(accepted(ledger).prompt_id, 0)
+    view = ledger.view(0, BackendState.READY, prefetch=2)
+    assert (view.running, view.pending) == (1, 1)
