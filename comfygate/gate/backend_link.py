@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import Protocol
 
-from attrs import frozen
 from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
@@ -14,64 +13,12 @@ from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
 
 from comfygate.errors import GateError
+from comfygate.gate.backend_leg import BackendLeg
+from comfygate.gate.handshake import Wanted
 from comfygate.gate.sessions import Link, Member
-from comfygate.gate.websocket_legs import ABNORMAL, BackendLeg, Ending, Limits
-from comfygate.http1 import RequestHead
+from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
 
 RETRY_AFTER = 2.0
-
-_NOT_PASSED = frozenset(
-    b"connection upgrade host origin keep-alive te trailer transfer-encoding content-length expect "
-    b"proxy-connection proxy-authorization".split()
-)
-
-
-@frozen
-class Wanted:
-    """What a client wants of a backend, in the backend's words.
-
-    :ivar request: the head, but for ``Sec-WebSocket-Key`` and the empty line.
-    :ivar subprotocols: what the client offers.
-    """
-
-    request: bytes
-    subprotocols: tuple[str, ...] = ()
-
-    @classmethod
-    def from_head(cls, head: RequestHead, host: str, port: int) -> Wanted:
-        """Translate a client's request for the backend at `host`:`port`.
-
-        The target goes as it came, and so do the end-to-end headers (RFC 9110,
-        section 7.6.1).  Host is one that ComfyUI takes for its own, and there
-        is no Origin: the gate has checked both.
-        """
-        named = {
-            token.strip().lower()
-            for name, value in head.headers
-            if name.lower() == b"connection"
-            for token in value.split(b",")
-        }
-        offered = [value for name, value in head.headers if name.lower() == b"sec-websocket-protocol"]
-        passed = [
-            (name, value)
-            for name, value in head.headers
-            if name.lower() not in _NOT_PASSED
-            and name.lower() not in named
-            and not name.lower().startswith(b"sec-websocket-")
-        ]
-        shown = f"[{host}]" if ":" in host else host
-        lines = [
-            b"GET %s HTTP/1.1" % head.target,
-            f"Host: {shown}:{port}".encode(),
-            b"Upgrade: websocket",
-            b"Connection: Upgrade",
-            b"Sec-WebSocket-Version: 13",
-            *(b"%s: %s" % header for header in passed),
-            *(b"Sec-WebSocket-Protocol: %s" % value for value in offered),
-            b"",
-        ]
-        subprotocols = tuple(part.strip().decode("latin-1") for value in offered for part in value.split(b","))
-        return cls(b"\r\n".join(lines), subprotocols)
 
 
 class LinkOwner(Member, Protocol):

@@ -1,10 +1,9 @@
-"""WebSockets: each client's, bridged message by message to one ComfyUI."""
+"""The WebSockets of one gate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from typing import cast
-from urllib.parse import parse_qsl
 
 from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred, succeed
@@ -12,23 +11,13 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint, ITransport
 from twisted.logger import Logger
 
-from comfygate.errors import GateError
-from comfygate.gate.backend_link import RETRY_AFTER, BackendLink, Wanted
-from comfygate.gate.sessions import Link, Session, Sessions
-from comfygate.gate.status_message import add_waiting, status_message
-from comfygate.gate.websocket_legs import ABNORMAL, ClientLeg, Ending, Limits, backend_factory, client_factory
+from comfygate.gate.backend_leg import backend_factory
+from comfygate.gate.bridged_client import RESTARTING, Address, BridgedClient
+from comfygate.gate.client_leg import client_factory
+from comfygate.gate.sessions import Sessions
+from comfygate.gate.websocket_leg import Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
-from comfygate.outbox import Message, Outbox, OverflowingError, text_type
-
-Address = tuple[str, int]
-RESTARTING = Ending(1012, "backend restarting")
-TOO_SLOW = Ending(1013, "the client reads too slowly")
-TOO_MUCH = Ending(1008, "too much was sent before the backend accepted")
-
-_SHOWN = frozenset(
-    {b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol"}
-)
 
 
 class Bridges:
@@ -61,7 +50,7 @@ class Bridges:
         self.backend_factory: WebSocketClientFactory = backend_factory(clock, self.limits)
         self.endpoint = endpoint or (lambda host, port: HostnameEndpoint(clock, host, port, timeout=self.limits.open))
         self.closing = False
-        self._bridges: set[Bridge] = set()
+        self._bridges: set[BridgedClient] = set()
         self._links: set[Hashable] = set()
         self._telling: IDelayedCall | None = None
         self._idle: list[Deferred[None]] = []
@@ -78,7 +67,7 @@ class Bridges:
         """
 
         def successor(transport: ITransport, data: bytes) -> IProtocol:
-            bridge = Bridge(self, head, gpu_id, address)
+            bridge = BridgedClient(self, head, gpu_id, address)
             self._bridges.add(bridge)
             bridge.client.factory = self.client_factory
             return cast(IProtocol, bridge.client)
@@ -120,7 +109,7 @@ class Bridges:
     def gone(self, thing: Hashable) -> None:
         """A client or a backend leg is gone."""
         self._links.discard(thing)
-        self._bridges.discard(cast("Bridge", thing))
+        self._bridges.discard(cast("BridgedClient", thing))
         if not self._bridges and not self._links:
             idle, self._idle = self._idle, []
             for deferred in idle:
@@ -130,256 +119,3 @@ class Bridges:
         waiting = self.status.waiting()
         for bridge in list(self._bridges):
             bridge.tell(waiting)
-
-
-class Bridge:
-    """One client's WebSocket: the owner of its two legs.
-
-    Without a backend leg it is silent: a newer socket with the same clientId
-    gets the events.
-
-    :ivar gpu_id: which backend.
-    :ivar client: the client leg.
-    """
-
-    def __init__(self, gate: Bridges, head: RequestHead, gpu_id: int, address: Address) -> None:
-        limits = gate.limits
-        self.gpu_id = gpu_id
-        self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close)
-        self._gate = gate
-        self._address = address
-        self._wanted = Wanted.from_head(head, *address)
-        self._client_id = client_id_of(head.target)
-        self._session: Session | None = None
-        self._link: BackendLink | None = None
-        self._asked: Deferred[str | None] | None = None
-        self._failure: GateError | None = None
-        self._outbox = Outbox(limits.outbox, limits.results)
-        self._ending: Ending | None = None
-        self._open = False
-        self._said_something = False
-        self._flags: bytes | None = None
-        self._held: list[tuple[bytes, bool]] = []
-        self._held_size = 0
-        self._told: int | None = None  # the number in the last status message
-
-    # The client leg's owner.
-
-    def client_asks(self) -> Deferred[str | None]:
-        """Answer the client when a backend leg is open."""
-        asked: Deferred[str | None] = Deferred()
-        self._asked = asked
-        if self._gate.closing:
-            self._refuse(GateError(503, "stopping", "The server is stopping.", retry_after=RETRY_AFTER))
-        else:
-            self._session = self._gate.sessions.get(self.gpu_id, self._client_id)
-            self._session.join(self)
-        return asked
-
-    def client_opened(self) -> None:
-        """Send what the backend has said meanwhile."""
-        self._open = True
-        self._gate.clients += 1
-        if self._link is None and self._session is not None:
-            # Overtaken by a newer socket before it was open; a client counts
-            # on the first message.
-            self._told = self._session.remaining + self._gate.status.waiting()
-            self._deliver(Message(status_message(self._told, self._client_id)))
-        self.client_writable()
-
-    def client_said(self, payload: bytes, binary: bool) -> None:
-        """Pass a message on, or hold it while there's a backend leg to come.
-
-        ComfyUI negotiates features by a socket's first message only, so that
-        is kept for another backend leg.
-        """
-        if not self._said_something:
-            self._said_something = True
-            if not binary and text_type(payload) == b"feature_flags":
-                self._flags = payload
-                if self._link is not None and not self._link.opened:
-                    return
-        if self._link is None:
-            return
-        if self._link.opened:
-            self._link.send(payload, binary)
-            return
-        self._held.append((payload, binary))
-        self._held_size += len(payload)
-        if self._held_size > self._gate.limits.held:
-            self.close(TOO_MUCH)
-
-    def client_writable(self) -> None:
-        """Send what waits, until the client has enough again."""
-        while self.client.ready:
-            message = self._outbox.take()
-            if message is None:
-                break
-            self.client.send(message.payload, message.binary)
-        if self._ending is not None and not self._outbox:
-            self.client.end(self._ending)
-
-    def client_gone(self, ending: Ending) -> None:
-        """Close the backend leg as the client closed its own."""
-        self._asked = None  # answering would bring the dead leg to life
-        self._outbox.clear()
-        self._held.clear()
-        if self._open:
-            self._open = False
-            self._gate.clients -= 1
-        self._leave(ending)
-        self._gate.gone(self)
-
-    # The session's member.
-
-    def make_link(self, gone: Callable[[Link, Ending], None]) -> BackendLink:
-        """A link to the backend for this client."""
-
-        def link_gone(link: Link, ending: Ending) -> None:
-            if self._link is link:
-                self._link = None
-                self._failure = built.failure
-                self._unhold()
-            gone(link, ending)
-            self._gate.gone(built)
-
-        gate = self._gate
-        built = BackendLink(
-            self,
-            self._wanted,
-            link_gone,
-            endpoint=gate.endpoint(*self._address),
-            factory=gate.backend_factory,
-            clock=gate.clock,
-            limits=gate.limits,
-        )
-        gate.link_made(built)
-        self._link = built
-        return built
-
-    def silence(self) -> None:
-        """A newer socket with this clientId gets the events from now on."""
-        self._link = None
-        self._unhold()
-        if self._asked is not None:
-            self._answer(None)
-
-    def lost_link(self, ending: Ending) -> None:
-        """The backend ended the link, or never accepted it."""
-        if self._asked is not None:
-            self._refuse(self._failure or GateError(502, "backend_failed", "The backend closed the connection."))
-        else:
-            self._end_client(RESTARTING if ending.code == ABNORMAL else ending)
-
-    def link_opened(self, subprotocol: str | None) -> None:
-        """Answer the client, or let its messages flow again."""
-        if self._asked is not None:
-            self._answer(subprotocol)
-            return
-        link, held = self._link, self._held
-        if link is None:
-            return
-        if self._flags is not None:
-            link.send(self._flags, False)
-        for payload, binary in held:
-            link.send(payload, binary)
-        self._unhold()
-
-    def link_said(self, payload: bytes, binary: bool) -> None:
-        """Pass a message on to the client."""
-        if not binary and text_type(payload) == b"status":
-            waiting = self._gate.status.waiting()
-            payload, remaining = add_waiting(payload, waiting)
-            if remaining is not None and self._session is not None:
-                self._session.remaining = remaining
-                self._told = remaining + waiting
-        self._deliver(Message(payload, binary))
-
-    def link_full(self, full: bool) -> None:
-        """Read from the client only what the backend takes."""
-        if self._open:
-            self.client.read(not full)
-
-    # The gate's.
-
-    def tell(self, waiting: int) -> None:
-        """Tell the client how many prompts are left, if it doesn't know."""
-        if self._told is None or self._link is None or self._session is None:
-            return
-        remaining = self._session.remaining + waiting
-        if remaining != self._told:
-            self._told = remaining
-            self._deliver(Message(status_message(remaining)))
-
-    def close(self, ending: Ending) -> None:
-        """End both legs."""
-        self._leave(Ending(1001))
-        if self._asked is not None:
-            self._refuse(GateError(503, "backend_down", "The backend is not there.", retry_after=RETRY_AFTER))
-        else:
-            self._end_client(ending)
-
-    def _deliver(self, message: Message) -> None:
-        if self._ending is not None:
-            return
-        if self.client.ready and not self._outbox:
-            self.client.send(message.payload, message.binary)
-            return
-        try:
-            self._outbox.put(message)
-        except OverflowingError as error:
-            self._gate.log.info("closing a WebSocket client that reads too slowly: {error}", error=str(error))
-            self._outbox.clear()
-            self.close(TOO_SLOW)
-
-    def _end_client(self, ending: Ending) -> None:
-        """Close the client leg behind what waits for it, or in any case in time."""
-        self._leave(ending)
-        if self._ending is None:
-            self._ending = ending
-            self.client.abort_in_time()
-            if not self._outbox:
-                self.client.end(ending)
-
-    def _leave(self, ending: Ending) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            session.leave(self, ending)
-
-    def _answer(self, subprotocol: str | None) -> None:
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.callback(subprotocol)
-
-    def _refuse(self, error: GateError) -> None:
-        asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.errback(error)
-
-    def _unhold(self) -> None:
-        self._held = []
-        self._held_size = 0
-        if self._open:
-            self.client.read(True)
-
-
-def client_id_of(target: bytes) -> str | None:
-    """The clientId that ComfyUI will take from a request's target.
-
-    Only its own WebSocket has one; what a custom node's may mean by the name
-    is its own business.
-    """
-    path, _, query = target.partition(b"?")
-    if path not in (b"/ws", b"/api/ws"):
-        return None
-    for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
-        if name == "clientId":
-            return value or None
-    return None
-
-
-def handshake_of(head: RequestHead) -> bytes:
-    """A request that asks for a WebSocket as `head` does, and nothing else."""
-    lines = [b"%s / HTTP/1.1" % head.method, b"Host: localhost"]
-    lines += [b"%s: %s" % (name, value) for name, value in head.headers if name.lower() in _SHOWN]
-    return b"\r\n".join([*lines, b"", b""])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from functools import partial
 from typing import Protocol
 
-from comfygate.gate.websocket_legs import Ending
+from comfygate.gate.websocket_leg import Ending
 
 
 class Link(Protocol):

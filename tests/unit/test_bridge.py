@@ -17,11 +17,13 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from comfygate.gate.backend_link import Wanted
-from comfygate.gate.bridge import Bridges, client_id_of, handshake_of
+from comfygate.gate.backend_leg import BackendLeg
+from comfygate.gate.bridge import Bridges
+from comfygate.gate.client_leg import ClientLeg
+from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
 from comfygate.gate.sessions import Link, Session, Sessions
 from comfygate.gate.status_message import add_waiting, status_message
-from comfygate.gate.websocket_legs import ABNORMAL, BackendLeg, ClientLeg, Ending, Limits
+from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
 
@@ -209,7 +211,7 @@ class Gate:
         )
         wire.protocol = successor(wire, b"")  # type: ignore[arg-type]
         wire.protocol.makeConnection(wire)
-        wire.protocol.dataReceived(b"GET / HTTP/1.1\r\nbytes that the gate has parsed\r\n\r\n" + rest)
+        wire.protocol.dataReceived(b"\r\nGET / HTTP/1.1\r\nbytes that the gate has parsed\r\n\r\n" + rest)
         return wire
 
     def open(self, target: bytes = b"/ws?clientId=a") -> tuple[Wire, Wire]:

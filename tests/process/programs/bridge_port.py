@@ -11,44 +11,37 @@ from typing import Any
 
 from attrs import evolve
 from twisted.internet import reactor, stdio
-from twisted.internet.protocol import Factory, Protocol
 from twisted.protocols.basic import LineReceiver
 from twisted.python import log
+from zope.interface import implementer
 
 from comfygate.gate.bridge import Bridges
+from comfygate.gate.server import GateFactory
 from comfygate.gate.sessions import Sessions
-from comfygate.gate.websocket_legs import Limits
-from comfygate.http1 import parse_request_head
+from comfygate.gate.site import IGateSite, Upgrade
+from comfygate.gate.websocket_leg import Limits
+from comfygate.http1 import Headers, RequestHead
+from comfygate.interfaces import IStatusSource
 
 reactor.seconds = time.monotonic
 
 
-class Door(Protocol):
-    """Reads a request's head, then gives the connection away as the gate does."""
-
-    received = b""
-
-    def dataReceived(self, data: bytes) -> None:
-        self.received += data
-        end = self.received.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = parse_request_head(self.received[: end + 4])
-        successor = self.factory.bridges.accept(head, 0, self.factory.address)(self.transport, self.received)
-        self.transport.protocol = successor
-        successor.makeConnection(self.transport)
-        successor.dataReceived(self.received)
-
-
-class Port(Factory):
-    protocol = Door
-    noisy = False
+@implementer(IGateSite)
+class Site:
+    """Bridges everything."""
 
     def __init__(self, bridges: Bridges, address: tuple[str, int]) -> None:
         self.bridges = bridges
         self.address = address
 
+    def admit(self, head: RequestHead, peer: str) -> Upgrade:
+        return Upgrade(self.bridges.accept(head, 0, self.address))
 
+    def error_headers(self, head: RequestHead) -> Headers:
+        return ()
+
+
+@implementer(IStatusSource)
 class Status:
     number = 0
 
@@ -59,7 +52,7 @@ class Status:
 class Commands(LineReceiver):
     delimiter = b"\n"
 
-    def __init__(self, ports: list[Port], status: Status, sessions: Sessions) -> None:
+    def __init__(self, ports: list[Site], status: Status, sessions: Sessions) -> None:
         self.ports = ports
         self.status = status
         self.sessions = sessions
@@ -110,8 +103,9 @@ def main() -> None:
     limits = evolve(Limits(), **json.loads(sys.argv[2])) if len(sys.argv) > 2 else Limits()
     address = ("127.0.0.1", int(sys.argv[1]))
     status, sessions = Status(), Sessions()
-    ports = [Port(Bridges(reactor, status, sessions=sessions, limits=limits), address) for _ in range(2)]
-    numbers = [reactor.listenTCP(0, port, backlog=1024, interface="127.0.0.1").getHost().port for port in ports]
+    ports = [Site(Bridges(reactor, status, sessions=sessions, limits=limits), address) for _ in range(2)]
+    factories = [GateFactory(port, reactor) for port in ports]
+    numbers = [reactor.listenTCP(0, port, backlog=1024, interface="127.0.0.1").getHost().port for port in factories]
     stdio.StandardIO(Commands(ports, status, sessions))
     print(json.dumps(numbers), flush=True)
     reactor.run()

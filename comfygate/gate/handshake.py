@@ -1,0 +1,87 @@
+"""What a client's request for a WebSocket becomes on its way to a backend."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+from attrs import frozen
+
+from comfygate.http1 import RequestHead
+
+_NOT_PASSED = frozenset(
+    b"connection upgrade host origin keep-alive te trailer transfer-encoding content-length expect "
+    b"proxy-connection proxy-authorization".split()
+)
+_SHOWN = frozenset(
+    {b"upgrade", b"connection", b"sec-websocket-version", b"sec-websocket-key", b"sec-websocket-protocol"}
+)
+
+
+@frozen
+class Wanted:
+    """What a client wants of a backend, in the backend's words.
+
+    :ivar request: the head, but for ``Sec-WebSocket-Key`` and the empty line.
+    :ivar subprotocols: what the client offers.
+    """
+
+    request: bytes
+    subprotocols: tuple[str, ...] = ()
+
+    @classmethod
+    def from_head(cls, head: RequestHead, host: str, port: int) -> Wanted:
+        """Translate a client's request for the backend at `host`:`port`.
+
+        The target goes as it came, and so do the end-to-end headers (RFC 9110,
+        section 7.6.1).  Host is one that ComfyUI takes for its own, and there
+        is no Origin: the gate has checked both.
+        """
+        named = {
+            token.strip().lower()
+            for name, value in head.headers
+            if name.lower() == b"connection"
+            for token in value.split(b",")
+        }
+        offered = [value for name, value in head.headers if name.lower() == b"sec-websocket-protocol"]
+        passed = [
+            (name, value)
+            for name, value in head.headers
+            if name.lower() not in _NOT_PASSED
+            and name.lower() not in named
+            and not name.lower().startswith(b"sec-websocket-")
+        ]
+        shown = f"[{host}]" if ":" in host else host
+        lines = [
+            b"GET %s HTTP/1.1" % head.target,
+            f"Host: {shown}:{port}".encode(),
+            b"Upgrade: websocket",
+            b"Connection: Upgrade",
+            b"Sec-WebSocket-Version: 13",
+            *(b"%s: %s" % header for header in passed),
+            *(b"Sec-WebSocket-Protocol: %s" % value for value in offered),
+            b"",
+        ]
+        subprotocols = tuple(part.strip().decode("latin-1") for value in offered for part in value.split(b","))
+        return cls(b"\r\n".join(lines), subprotocols)
+
+
+def client_id_of(target: bytes) -> str | None:
+    """The clientId that ComfyUI will take from a request's target.
+
+    Only its own WebSocket has one; what a custom node's may mean by the name
+    is its own business.
+    """
+    path, _, query = target.partition(b"?")
+    if path not in (b"/ws", b"/api/ws"):
+        return None
+    for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
+        if name == "clientId":
+            return value or None
+    return None
+
+
+def handshake_of(head: RequestHead) -> bytes:
+    """A request that asks for a WebSocket as `head` does, and nothing else."""
+    lines = [b"%s / HTTP/1.1" % head.method, b"Host: localhost"]
+    lines += [b"%s: %s" % (name, value) for name, value in head.headers if name.lower() in _SHOWN]
+    return b"\r\n".join([*lines, b"", b""])
