@@ -97,9 +97,9 @@ class Target:
         assert answer.status == 200, answer.body
         return str(answer.json["prompt_id"])
 
-    def wait(self, prompt_id: str) -> dict[str, Any]:
+    def wait(self, prompt_id: str, limit: float = LIMIT) -> dict[str, Any]:
         """The history of a prompt, once it has one."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + limit
         while time.monotonic() < deadline:
             history = self.get(f"/history/{prompt_id}").json
             if history:

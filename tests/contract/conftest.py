@@ -75,9 +75,13 @@ def real(folder: Path) -> Iterator[Target]:
 
 Start = Callable[[Path], contextlib.AbstractContextManager[Target]]
 
-TARGETS: dict[str, Start] = {"simulator": simulator}
+DIRECT: dict[str, Start] = {"simulator": simulator}
+"""ComfyUIs themselves."""
 if os.environ.get("COMFYUI_HOME"):
-    TARGETS["real"] = real
+    DIRECT["real"] = real
+
+TARGETS: dict[str, Start] = {**DIRECT}
+"""Everything that must look like one."""
 
 
 @pytest.fixture(scope="session", params=list(TARGETS))
