@@ -18,7 +18,7 @@ from comfygate.backend.fleet import Fleet
 from comfygate.backend.managed import ManagedBackend
 from comfygate.backend.options import Options
 from comfygate.backend.remote import RemoteBackend
-from comfygate.claims import StateFolder
+from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, UncountedWork
 from comfygate.control.dispatch import Dispatcher
@@ -65,7 +65,9 @@ class Daemon(Service):
         """Open the ports, then start the backends behind them."""
         super().startService()  # type: ignore[no-untyped-call]
         site = make_site(self._control())
-        self._control_port = self._reactor.listenUNIX(self._plan.config.control_socket, site, mode=0o600)
+        self._control_port = self._reactor.listenUNIX(
+            self._plan.config.control_socket, site, backlog=BACKLOG, mode=0o600
+        )
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
         herald = Herald(self._plan)
