@@ -33,7 +33,7 @@ lint: .venv/installed-test ## style and types
 	$(BIN)/mypy comfygate
 
 docs: .venv/installed-test ## write again what is made from the code: etc/gpus.ini, tables in docs/
-	$(BIN)/python -m comfygate.config_help etc/gpus.ini docs/configuration.md
+	$(BIN)/python -m comfygate.config.reference etc/gpus.ini docs/configuration.md
 
 clean: ## remove what make and the tools made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache twisted/plugins/dropin.cache

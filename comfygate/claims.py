@@ -10,7 +10,7 @@ import shutil
 import socket
 from collections.abc import Sequence
 
-from comfygate.config import Config, GateConfig
+from comfygate.config.settings import Config, GateConfig
 
 BACKLOG = 1024
 """Connections that may wait to be accepted; a browser opens hundreds at once through a proxy."""

@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 
 from comfygate.backend.devices import DeviceError, resolve_devices
-from comfygate.config import Config, GateConfig
-from comfygate.config_values import PolicySpec
+from comfygate.config.settings import Config, GateConfig
+from comfygate.config.values import PolicySpec
 from comfygate.interfaces import IInterruptPolicy
 from comfygate.model import Device
 from comfygate.routing.assignment import GateRouting

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
-from comfygate.config import Config, GateConfig
+from comfygate.config.settings import Config, GateConfig
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.gate import Gate, GateFacts
 from comfygate.gate.limits import Limits

@@ -13,7 +13,7 @@ from twisted.python import usage
 
 import comfygate
 from comfygate.claims import StateFolder, claim_ports, raise_file_limit
-from comfygate.config import ConfigError, load
+from comfygate.config.settings import ConfigError, load
 from comfygate.plan import Plan, make_plan
 
 

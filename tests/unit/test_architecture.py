@@ -23,8 +23,7 @@ TIERS = {
     "words": ["comfygate", "comfygate.errors", "comfygate.interfaces", "comfygate.model"],
     "decisions": [
         "comfygate.bucket",
-        "comfygate.config",
-        "comfygate.config_*",
+        "comfygate.config*",
         "comfygate.http1",
         "comfygate.http1_*",
         "comfygate.ledger",

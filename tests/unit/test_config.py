@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from comfygate.config import Config, ConfigError, PolicySpec, load, parse
+from comfygate.config.settings import Config, ConfigError, PolicySpec, load, parse
 from comfygate.routes import DEFAULT_METERED
 
 HERE = "/etc/comfygate"
@@ -35,6 +35,22 @@ def sentence(error: ConfigError) -> str:
 
 
 # -- what is read
+
+
+@pytest.mark.parametrize(
+    ("text", "gpus", "ports"),
+    [
+        ("", 9, [8181, 8182, 8183, 8184, 8185, 8186, 8187, 8189, 8190, 8188]),
+        ("hub_port = 8182\n", 3, [8181, 8183, 8184, 8182]),
+        ("hub_port = 8181\n", 2, [8182, 8183, 8181]),
+        ("hub_port = 0\n", 8, [8181, 8182, 8183, 8184, 8185, 8186, 8187, 8188]),
+        ("hub_port = 8000\n", 2, [8181, 8182, 8000]),
+        ("[gpu:7]\nport = 9000\n", 8, [8181, 8182, 8183, 8184, 8185, 8186, 8187, 9000, 8188]),
+    ],
+)
+def test_gpus_listen_in_order_and_leave_the_hub_its_port(text: str, gpus: int, ports: list[int]) -> None:
+    config = read(SIMULATED + text)
+    assert [gate.port for gate in config.gates_for(config.gpu_ids(gpus))] == ports
 
 
 def test_every_value_has_a_default() -> None:
@@ -269,7 +285,7 @@ def misfit(text: str, devices: int) -> str:
             2,
             "[gpu:1] port: port 8181 of gpu-1 is taken by gpu-0 ([comfygate] first_port)",
         ),
-        ("hub_port = 8182", 2, "[comfygate] hub_port: port 8182 of hub is taken by gpu-1 ([comfygate] first_port)"),
+        ("[gpu:0]\nport = 8188", 1, "[comfygate] hub_port: port 8188 of hub is taken by gpu-0 ([gpu:0] port)"),
         ("[gate:x]\nport = 8188\n", 1, "[gate:x] port: port 8188 of x is taken by hub ([comfygate] hub_port)"),
         (
             "[gate:x]\nport = 9000\n[gate:y]\nport = 9000\n",
@@ -277,7 +293,6 @@ def misfit(text: str, devices: int) -> str:
             "[gate:y] port: port 9000 of y is taken by x (",
         ),
         ("first_port = 65535", 2, "[comfygate] first_port: gpu-1 would listen on 65536, above 65535"),
-        ("", 8, "port 8188 of hub is taken by gpu-7"),
         ("", 0, "[comfygate] devices: there is no GPU to serve; set devices"),
         ("[gpu:2]\nport = 9000\n", 2, "[gpu:2]: there is no GPU 2: there are 2, counted from 0"),
         ("[gpu:0]\nport = 9000\n", 0, "[gpu:0]: there is no GPU 0: there are none"),

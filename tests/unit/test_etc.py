@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from comfygate import config_help
-from comfygate.config import LIMIT_NAMES, Config, load, parse
-from comfygate.config_keys import GATE, GPU, MAIN
+from comfygate.config import reference
+from comfygate.config.keys import GATE, GPU, MAIN
+from comfygate.config.settings import LIMIT_NAMES, Config, load, parse
 from comfygate.simulator import options
 
 ROOT = Path(__file__).parents[2]
@@ -21,12 +21,12 @@ REMEDY = 'run "make docs"'
 
 
 def test_the_annotated_file_is_up_to_date() -> None:
-    assert (ROOT / "etc/gpus.ini").read_text(encoding="utf-8") == config_help.annotated(), REMEDY
+    assert (ROOT / "etc/gpus.ini").read_text(encoding="utf-8") == reference.annotated(), REMEDY
 
 
 def test_the_tables_are_up_to_date() -> None:
     text = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
-    assert text == config_help.filled(text), REMEDY
+    assert text == reference.filled(text), REMEDY
     for key in (*MAIN, *GPU, *GATE):
         assert f"| `{key.name}` |" in text
 
@@ -52,7 +52,7 @@ def test_the_annotated_file_changes_nothing() -> None:
 
 def test_the_annotated_file_shows_the_defaults() -> None:
     """With every "; " taken away, all keys are set, and to the same values."""
-    kept = [line for line in config_help.annotated().splitlines() if re.match(r"\[|; (\[|\w+ =)", line)]
+    kept = [line for line in reference.annotated().splitlines() if re.match(r"\[|; (\[|\w+ =)", line)]
     lines = [line.removeprefix("; ") for line in kept]
     parser = configparser.ConfigParser(interpolation=None, delimiters=("=",))
     parser.read_string("\n".join(lines))

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from comfygate.config_text import Section
-from comfygate.config_values import expand
+from comfygate.config.text import Section
+from comfygate.config.values import expand
 
 SIMULATOR = "simulator"
 TEMPORARY = "temporary"

@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
-from comfygate import config_values as values
+from comfygate.config import values
 from comfygate.routes import DEFAULT_METERED
 
 
@@ -90,7 +90,12 @@ MAIN = (
     ),
     Key(name="devices", read=values.line, default="all", help='"all" (NVML), "0,1,3", UUIDs, "cpu*4", or "none"'),
     Key(name="interface", read=values.address, default="127.0.0.1", help="where the ports listen; 0.0.0.0: everywhere"),
-    Key(name="first_port", read=values.port, default="8181", help="the n-th GPU listens on first_port + n"),
+    Key(
+        name="first_port",
+        read=values.port,
+        default="8181",
+        help="the n-th GPU listens on first_port + n; hub_port is left out",
+    ),
     Key(name="hub_port", read=values.port_or_none, default="8188", help="the port over all GPUs; 0: no hub"),
     Key(
         name="state_dir",
@@ -189,7 +194,7 @@ MAIN = (
 )
 
 GPU = (
-    Key(name="port", read=values.port, otherwise="first_port + n", help="where this GPU listens"),
+    Key(name="port", read=values.port, otherwise="counted from first_port", help="where this GPU listens"),
     Key(name="name", read=values.line, otherwise="the device's own", help="what people call this GPU"),
     Key(
         name="arguments",

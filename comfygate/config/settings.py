@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, field, frozen
 
-from comfygate.config_keys import GATE, GPU, MAIN
-from comfygate.config_paths import SIMULATOR, settle_paths
-from comfygate.config_text import ConfigError, Section, read_file, read_sections, unknown_section
-from comfygate.config_values import PolicySpec
+from comfygate.config.keys import GATE, GPU, MAIN
+from comfygate.config.paths import SIMULATOR, settle_paths
+from comfygate.config.text import ConfigError, Section, read_file, read_sections, unknown_section
+from comfygate.config.values import PolicySpec
 
 __all__ = ["Config", "ConfigError", "GateConfig", "GpuOverrides", "PolicySpec", "load", "parse"]
 
@@ -72,7 +72,7 @@ class GpuOverrides:
 
 @frozen(kw_only=True)
 class Config:
-    """All that the daemon is told.  Folders are absolute; see :mod:`comfygate.config_keys` for each key.
+    """All that the daemon is told.  Folders are absolute; see :mod:`comfygate.config.keys` for each key.
 
     :ivar filename: for messages.
     :ivar comfyui: ComfyUI's folder, or ``simulator``.
@@ -182,10 +182,15 @@ class Config:
     def _gpu_gate(self, gpu_id: int) -> GateConfig:
         overrides = self.overrides(gpu_id)
         own = {name: getattr(overrides, name) for name in LIMIT_NAMES if getattr(overrides, name) is not None}
-        port = overrides.port or self.first_port + gpu_id
+        port = overrides.port or self._counted_port(gpu_id)
         return GateConfig(
             name=f"gpu-{gpu_id}", port=port, gpu_ids=(gpu_id,), policy=IN_ORDER, **{**self._limits(), **own}
         )
+
+    def _counted_port(self, gpu_id: int) -> int:
+        """The n-th port from first_port on, with hub_port passed over: eight GPUs and a hub fit the defaults."""
+        port = self.first_port + gpu_id
+        return port + 1 if self.first_port <= self.hub_port <= port else port
 
     def _gpu_port_key(self, gpu_id: int) -> tuple[str, str]:
         return (f"gpu:{gpu_id}", "port") if self.overrides(gpu_id).port else ("comfygate", "first_port")

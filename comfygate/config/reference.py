@@ -1,6 +1,6 @@
 """What is written about the configuration, made from its table of keys.
 
-``python -m comfygate.config_help etc/gpus.ini docs/configuration.md`` writes
+``python -m comfygate.config.reference etc/gpus.ini docs/configuration.md`` writes
 the annotated file, and the tables between the marks in the other.
 """
 
@@ -11,10 +11,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from comfygate.config_keys import GATE, GPU, MAIN, Key
+from comfygate.config.keys import GATE, GPU, MAIN, Key
 
-BEGIN = "<!-- made by comfygate.config_help: begin -->"
-END = "<!-- made by comfygate.config_help: end -->"
+BEGIN = "<!-- made by comfygate.config.reference: begin -->"
+END = "<!-- made by comfygate.config.reference: end -->"
 
 _INTRODUCTION = """\
 ; The configuration of ComfyGate.  Every key is here with its default, behind a

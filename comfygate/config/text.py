@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import frozen
 
-from comfygate.config_keys import Key
+from comfygate.config.keys import Key
 
 MAX_FILE = 2**20
 

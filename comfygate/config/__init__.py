@@ -1,0 +1,1 @@
+"""The configuration: from the text of a file to checked values, or one sentence."""
