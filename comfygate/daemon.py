@@ -20,7 +20,7 @@ from comfygate.backend.options import Options
 from comfygate.backend.remote import RemoteBackend
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
-from comfygate.control.books import Books, UncountedWork
+from comfygate.control.books import Books, RemainingWork
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
@@ -55,9 +55,7 @@ class Daemon(Service):
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
         self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
         self._reconciler = Reconciler(self._books)
-        self._ports = Ports(
-            reactor, config, self._fleet, lambda gpu_id, gpu_ids: UncountedWork(ledger, gpu_id, gpu_ids)
-        )
+        self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler)
 

@@ -117,7 +117,10 @@ class ILaunched(Interface):
 
 
 class IStatusSource(Interface):
-    """Knows what a gate's backends don't: how many prompts wait with us."""
+    """Knows how many prompts a gate's clients should be told of."""
 
-    def waiting() -> int:
-        """Prompts that wait in our queue for this gate and that no backend has yet."""
+    def remaining() -> int:
+        """Prompts that run or wait on the gate's GPUs: in their queues, on the way, and in ours."""
+
+    def finished(prompt_id: str) -> None:
+        """A backend told a client that this prompt is over, which counts from now on."""

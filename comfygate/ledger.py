@@ -73,6 +73,7 @@ class Ledger:
         self.waiting = waiting
         self._gpus = {gpu_id: _Gpu({}) for gpu_id in gpu_ids}
         self._where: dict[str, int] = {}
+        self._finished: set[str] = set()
         self._expected: Counter[int] = Counter()
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._remembered = remembered
@@ -100,6 +101,11 @@ class Ledger:
         """A backend holds `job`, in this state."""
         self._gpus[gpu_id].held[job.prompt_id] = Held(job, gpu_id, state)
         self._where[job.prompt_id] = gpu_id
+
+    def finish(self, prompt_id: str) -> None:
+        """A job's last event was seen; its backend will say in a moment how it ended."""
+        if prompt_id in self._where:
+            self._finished.add(prompt_id)
 
     def put_back(self, prompt_id: str, *, attempts: int) -> Job:
         """A job that a backend held waits again, in its old place."""
@@ -163,16 +169,11 @@ class Ledger:
             pending=tuple(item for _, running, item in rows if not running),
         )
 
-    def unseen(self, gpu_id: int) -> int:
-        """How many of a GPU's jobs its backend does not count yet."""
-        uncounted = (JobState.SENT, JobState.UNCLEAR)
-        sent = sum(1 for held in self._gpus[gpu_id].held.values() if held.state in uncounted)
-        return self._expected[gpu_id] + sent
-
     def remaining(self, gpu_id: int) -> int:
         """How many jobs run or wait on a GPU: ComfyUI's queue_remaining."""
         gpu = self._gpus[gpu_id]
-        return len(gpu.held) + self._expected[gpu_id] + len(gpu.strangers)
+        over = sum(1 for prompt_id in self._finished if self._where[prompt_id] == gpu_id)
+        return len(gpu.held) - over + self._expected[gpu_id] + len(gpu.strangers)
 
     def view(self, gpu_id: int, state: BackendState, prefetch: int) -> BackendView:
         """What a policy sees of a GPU."""
@@ -186,7 +187,7 @@ class Ledger:
             state=state,
             active=tuple(held.job.order for held in gpu.held.values()),
             running=running,
-            pending=self.remaining(gpu_id) - running,
+            pending=len(gpu.held) + self._expected[gpu_id] + len(gpu.strangers) - running,
             prefetch=prefetch,
             last_assigned=gpu.last_assigned,
         )
@@ -197,4 +198,5 @@ class Ledger:
         return job
 
     def _let_go(self, prompt_id: str) -> Held:
+        self._finished.discard(prompt_id)
         return self._gpus[self._where.pop(prompt_id)].held.pop(prompt_id)

@@ -37,19 +37,16 @@ class Port:
 
     def status_changed(self) -> None:
         """Another number of prompts waits: tell the WebSocket clients."""
-        for bridges in self._gate.bridges.values():
-            bridges.status_changed()
+        self._gate.bridges.status_changed()
 
     def backend_lost(self, gpu_id: int) -> None:
         """Close the WebSockets to a backend that is gone."""
-        if gpu_id in self._gate.bridges:
-            self._gate.bridges[gpu_id].backend_lost(gpu_id)
+        self._gate.bridges.backend_lost(gpu_id)
 
     def stop(self) -> Deferred[Any]:
         """Close it; fires when no client is left."""
         self._listening.stopListening()
-        closing = [bridges.close() for bridges in self._gate.bridges.values()]
-        return gatherResults([*closing, self._factory.stop(GRACE)], consumeErrors=True)
+        return gatherResults([self._gate.bridges.close(), self._factory.stop(GRACE)], consumeErrors=True)
 
 
 @implementer(IBackendListener)
@@ -57,12 +54,11 @@ class Ports:
     """All ports, and the connections to the backends that they share.
 
     :param reactor: the daemon's reactor.
-    :param status: who counts the prompts that wait with us, given the GPU that
-        a WebSocket is on and the port's set.
+    :param status: who counts the prompts that are left, given a port's set.
     """
 
     def __init__(
-        self, reactor: Any, config: Config, fleet: Fleet, status: Callable[[int, tuple[int, ...]], IStatusSource]
+        self, reactor: Any, config: Config, fleet: Fleet, status: Callable[[tuple[int, ...]], IStatusSource]
     ) -> None:
         self._reactor = reactor
         self._config = config
@@ -129,10 +125,7 @@ class Ports:
             max_body=config.max_body,
             backend_timeout=config.backend_timeout,
         )
-        bridges = {
-            gpu_id: Bridges(self._reactor, self._status(gpu_id, gate.gpu_ids), sessions=self._sessions)
-            for gpu_id in gate.gpu_ids
-        }
+        bridges = Bridges(self._reactor, self._status(gate.gpu_ids), sessions=self._sessions)
         return Gate(
             facts,
             fleet=self._fleet,

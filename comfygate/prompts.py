@@ -63,7 +63,7 @@ def parse_submission(body: bytes) -> Submission:
     except orjson.JSONDecodeError as error:
         raise _refusal("invalid_json", "The body is not JSON", str(error)) from None
     if not isinstance(fields, dict) or "prompt" not in fields:
-        raise _refusal("no_prompt", "No prompt provided", 'The body must be a JSON object with the key "prompt".')
+        raise _refusal("no_prompt", "No prompt provided", "No prompt provided")
     fields = {key: value for key, value in fields.items() if not (key in _NULLABLE and value is None)}
     _check_prompt(fields["prompt"])
     return Submission(
@@ -93,8 +93,10 @@ def _check_prompt(prompt: object) -> None:
         if not isinstance(node.get("class_type", ""), str):
             details = f"The class_type of node {node_id!r} must be a string."
             raise _refusal("invalid_prompt", "A node's class_type is not a string", details)
-        if not isinstance(node.get("inputs", {}), dict):
-            raise _refusal("invalid_prompt", "A node's inputs are not an object", f"See node {node_id!r}.")
+        if not isinstance(node.get("inputs"), dict):
+            # A node without inputs that no output needs passes validation, and then ends the worker.
+            details = f'Node {node_id!r} must have "inputs", an object; it may be empty.'
+            raise _refusal("invalid_prompt", "A node has no inputs", details)
 
 
 def _typed(fields: Mapping[str, Any], key: str, kind: type, words: str) -> Any:

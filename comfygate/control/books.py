@@ -56,19 +56,22 @@ class Books:
 
 
 @implementer(IStatusSource)
-class UncountedWork:
-    """What a gate's clients should be told on top of one backend's own count.
+class RemainingWork:
+    """What a gate's clients are told of its queues: what the books say.
 
-    :param gpu_id: the backend whose status messages they get.
-    :param gpu_ids: the gate's set.
+    A backend counts only what it holds, and says so on another connection than
+    the one on which it acknowledges a job; adding our own count to that would
+    tell clients now and then that nothing is left while their job begins.
     """
 
-    def __init__(self, ledger: Ledger, gpu_id: int, gpu_ids: Sequence[int]) -> None:
+    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int]) -> None:
         self._ledger = ledger
-        self._gpu_id = gpu_id
         self._gpu_ids = tuple(gpu_ids)
 
-    def waiting(self) -> int:
+    def remaining(self) -> int:
         """See :class:`comfygate.interfaces.IStatusSource`."""
-        others = sum(self._ledger.remaining(gpu_id) for gpu_id in self._gpu_ids if gpu_id != self._gpu_id)
-        return self._ledger.unseen(self._gpu_id) + others
+        return sum(self._ledger.remaining(gpu_id) for gpu_id in self._gpu_ids)
+
+    def finished(self, prompt_id: str) -> None:
+        """See :class:`comfygate.interfaces.IStatusSource`."""
+        self._ledger.finish(prompt_id)

@@ -24,7 +24,7 @@ class Bridges:
     """The WebSockets of one gate.
 
     :param clock: the reactor.
-    :param status: knows how many prompts wait with us.
+    :param status: knows how many prompts are left.
     :param sessions: shared by all gates over the same backends.
     :param endpoint: how to reach a backend's address.
     :ivar clients: how many client legs are open.
@@ -116,6 +116,6 @@ class Bridges:
                 deferred.callback(None)
 
     def _tell(self) -> None:
-        waiting = self.status.waiting()
+        remaining = self.status.remaining()
         for bridge in list(self._bridges):
-            bridge.tell(waiting)
+            bridge.tell(remaining)

@@ -12,7 +12,7 @@ from comfygate.gate.backend_link import RETRY_AFTER, BackendLink
 from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
 from comfygate.gate.sessions import Link, Session
-from comfygate.gate.status_message import add_waiting, status_message
+from comfygate.gate.status_message import FINAL, prompt_id_of, status_message, with_remaining
 from comfygate.gate.websocket_leg import ABNORMAL, Ending
 from comfygate.http1 import RequestHead
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
@@ -77,7 +77,7 @@ class BridgedClient:
         if self._link is None and self._session is not None:
             # Overtaken by a newer socket before it was open; a client counts
             # on the first message.
-            self._told = self._session.remaining + self._gate.status.waiting()
+            self._told = self._gate.status.remaining()
             self._deliver(Message(status_message(self._told, self._client_id)))
         self.client_writable()
 
@@ -181,12 +181,16 @@ class BridgedClient:
 
     def link_said(self, payload: bytes, binary: bool) -> None:
         """Pass a message on to the client."""
-        if not binary and text_type(payload) == b"status":
-            waiting = self._gate.status.waiting()
-            payload, remaining = add_waiting(payload, waiting)
-            if remaining is not None and self._session is not None:
-                self._session.remaining = remaining
-                self._told = remaining + waiting
+        kind = None if binary else text_type(payload)
+        if kind in FINAL:
+            prompt_id = prompt_id_of(payload)
+            if prompt_id is not None:
+                self._gate.status.finished(prompt_id)
+        elif kind == b"status":
+            remaining = self._gate.status.remaining()
+            told = with_remaining(payload, remaining)
+            if told is not None:
+                payload, self._told = told, remaining
         self._deliver(Message(payload, binary))
 
     def link_full(self, full: bool) -> None:
@@ -196,12 +200,9 @@ class BridgedClient:
 
     # The gate's.
 
-    def tell(self, waiting: int) -> None:
+    def tell(self, remaining: int) -> None:
         """Tell the client how many prompts are left, if it doesn't know."""
-        if self._told is None or self._link is None or self._session is None:
-            return
-        remaining = self._session.remaining + waiting
-        if remaining != self._told:
+        if self._told is not None and remaining != self._told:
             self._told = remaining
             self._deliver(Message(status_message(remaining)))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -60,7 +58,7 @@ class Gate:
     """Decides for one port: refuse, answer by the control plane, relay, or bridge.
 
     :param control: connections to the control plane.
-    :param bridges: the WebSockets of this port, by the GPU behind them.
+    :ivar bridges: the WebSockets of this port.
     """
 
     def __init__(
@@ -70,7 +68,7 @@ class Gate:
         fleet: Fleet,
         upstreams: Upstreams,
         control: UpstreamPool,
-        bridges: Mapping[int, Bridges],
+        bridges: Bridges,
         clock: IReactorTime,
     ) -> None:
         self.facts = facts
@@ -147,7 +145,7 @@ class Gate:
         backend = self._fleet.first_ready(self.facts.gpu_ids)
         if backend.address is None:
             raise self._fleet.unavailable((backend.gpu_id,))
-        return Upgrade(self.bridges[backend.gpu_id].accept(head, backend.gpu_id, backend.address))
+        return Upgrade(self.bridges.accept(head, backend.gpu_id, backend.address))
 
 
 def _authority(address: tuple[str, int] | None) -> bytes:

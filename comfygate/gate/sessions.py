@@ -47,16 +47,12 @@ class Member(Protocol):
 
 
 class Session:
-    """The sockets with one clientId on one backend, the newest being served.
-
-    :ivar remaining: what the backend last said is in its queue.
-    """
+    """The sockets with one clientId on one backend, the newest being served."""
 
     def __init__(self, forget: Callable[[], None]) -> None:
         self._forget = forget
         self._members: list[Member] = []
         self._link: Link | None = None
-        self.remaining = 0
 
     def join(self, member: Member) -> None:
         """Serve `member` from now on, and silence the one served before."""

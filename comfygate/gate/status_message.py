@@ -1,36 +1,46 @@
-"""ComfyUI's status message: how many prompts are left."""
+"""ComfyUI's messages that say how many prompts are left, and that one is over."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
 
+FINAL = frozenset({b"execution_success", b"execution_error", b"execution_interrupted"})
+"""Types of a prompt's last event; its status and ``executing`` without a node follow."""
+
 _AT_MOST = 64 * 1024
+_PROMPT_ID = re.compile(rb'"prompt_id"\s*:\s*"([0-9a-f-]{36})"')
+_NEAR = 512  # the id comes first; what a failed node was given may be long
 
 
-def add_waiting(payload: bytes, waiting: int) -> tuple[bytes, int | None]:
-    """Count the prompts that wait with us into a backend's status message.
+def prompt_id_of(payload: bytes) -> str | None:
+    """The prompt that one of the :data:`FINAL` messages is about."""
+    found = _PROMPT_ID.search(payload, 0, _NEAR)
+    return found[1].decode("ascii") if found else None
+
+
+def with_remaining(payload: bytes, remaining: int) -> bytes | None:
+    """Put our number of prompts into a backend's status message, which counts only its own queue.
 
     :param payload: a text message whose type is ``status``.
-    :param waiting: prompts that the backend doesn't know of yet.
-    :return: the message to pass on, and the number that the backend gave;
-        an odd message is passed on as it is, with ``None``.
+    :return: the message to pass on, or ``None`` if it is not such a message.
     """
     if len(payload) > _AT_MOST:
-        return payload, None
+        return None
     try:
         message = orjson.loads(payload)
         info = message["data"]["status"]["exec_info"]
-        remaining = info["queue_remaining"]
+        theirs = info["queue_remaining"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
-        return payload, None
-    if type(remaining) is not int:
-        return payload, None
-    if waiting:
-        info["queue_remaining"] = remaining + waiting
-        payload = orjson.dumps(message)
-    return payload, remaining
+        return None
+    if type(theirs) is not int:
+        return None
+    if theirs == remaining:
+        return payload
+    info["queue_remaining"] = remaining
+    return orjson.dumps(message)
 
 
 def status_message(remaining: int, sid: str | None = None) -> bytes:

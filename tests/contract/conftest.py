@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import gateway
 from tests.contract.comfyui_client import Target
 
 START_LIMIT = 120.0
@@ -67,9 +68,32 @@ def simulator(folder: Path) -> Iterator[Target]:
 @contextlib.contextmanager
 def real(folder: Path) -> Iterator[Target]:
     home = Path(os.environ["COMFYUI_HOME"])
-    inside = home / "venv" / "bin" / "python"
-    python = os.environ.get("COMFYUI_PYTHON") or str(inside if inside.exists() else sys.executable)
-    with running([python, "main.py", "--disable-api-nodes"], folder, home, "real") as target:
+    with running([real_python(), "main.py", "--disable-api-nodes"], folder, home, "real") as target:
+        yield target
+
+
+def real_python() -> str:
+    """The Python that runs the real ComfyUI."""
+    inside = Path(os.environ["COMFYUI_HOME"], "venv", "bin", "python")
+    return os.environ.get("COMFYUI_PYTHON") or str(inside if inside.exists() else sys.executable)
+
+
+@contextlib.contextmanager
+def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable) -> Iterator[Target]:
+    """A GPU's port, on a daemon whose ComfyUI is started as the direct targets are."""
+    config = (
+        f"comfyui = {comfyui}\npython = {python}\ndevices = cpu*1\nrate = 0\nmax_prompt = 2M\n"
+        f"input_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\narguments = --max-upload-size 2\n"
+    )
+    for each in ("input", "output"):
+        (folder / each).mkdir()
+    with gateway.running(folder, config, gpus=1) as daemon:
+        yield Target("gate", f"http://127.0.0.1:{daemon.ports[0]}", gpu_id=0)
+
+
+@contextlib.contextmanager
+def real_gate(folder: Path) -> Iterator[Target]:
+    with gate(folder, os.environ["COMFYUI_HOME"], real_python()) as target:
         yield target
 
 
@@ -80,8 +104,10 @@ DIRECT: dict[str, Start] = {"simulator": simulator}
 if os.environ.get("COMFYUI_HOME"):
     DIRECT["real"] = real
 
-TARGETS: dict[str, Start] = {**DIRECT}
+TARGETS: dict[str, Start] = {**DIRECT, "gate": gate}
 """Everything that must look like one."""
+if os.environ.get("COMFYUI_HOME"):
+    TARGETS["real-gate"] = real_gate
 
 
 @pytest.fixture(scope="session", params=list(TARGETS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import struct
 import uuid
@@ -117,7 +118,8 @@ def test_the_status_counts_the_queue(comfyui: Target, client_id: str) -> None:
         for message in heard(comfyui, save(), client_id)
         if isinstance(message, dict) and message["type"] == "status"
     ]
-    assert counts == [1, 1, 0]
+    # How often it says the same is not part of the contract: a gate hears of a queue from two sides.
+    assert [count for count, _ in itertools.groupby(counts)] == [1, 0]
 
 
 def test_the_same_again_comes_from_the_cache(comfyui: Target, client_id: str) -> None:

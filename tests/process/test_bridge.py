@@ -359,23 +359,23 @@ def test_the_first_message_is_not_lost(world: World) -> None:
     run(scenario)
 
 
-def test_status_counts_what_waits_here(world: World) -> None:
+def test_status_says_what_our_books_say(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         def left(message: Any) -> Any:
             return message["data"]["status"]["exec_info"]["queue_remaining"]
 
-        world.order("waiting", 3)
+        world.order("remaining", 3)
         ws = await connect(http, world.url("/ws?clientId=a"))
         first = await ws.receive_json(timeout=5)
         assert (left(first), first["data"]["sid"]) == (3, "a")
         status = json.dumps({"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 2}, "more": 1}}})
         await world.do("a", ["text", status])
         second = await ws.receive_json(timeout=5)
-        assert (left(second), second["data"]["status"]["more"]) == (5, 1)
-        world.order("waiting", 3)  # the same: nothing is sent
-        world.order("waiting", 1)
+        assert (left(second), second["data"]["status"]["more"]) == (3, 1)
+        world.order("remaining", 3)  # the same: nothing is sent
+        world.order("remaining", 1)
         third = await ws.receive_json(timeout=5)
-        assert third == {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 3}}}}
+        assert third == {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1}}}}
         await ws.close()
 
     run(scenario)

@@ -22,7 +22,7 @@ from comfygate.gate.bridge import Bridges
 from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
 from comfygate.gate.sessions import Link, Session, Sessions
-from comfygate.gate.status_message import add_waiting, status_message
+from comfygate.gate.status_message import status_message, with_remaining
 from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
@@ -178,11 +178,17 @@ def frames(data: bytes) -> list[tuple[int, bytes]]:
 
 
 @implementer(IStatusSource)
-class Waiting:
+class Remaining:
     number = 0
 
-    def waiting(self) -> int:
+    def __init__(self) -> None:
+        self.over: list[str] = []
+
+    def remaining(self) -> int:
         return self.number
+
+    def finished(self, prompt_id: str) -> None:
+        self.over.append(prompt_id)
 
 
 class Gate:
@@ -191,7 +197,7 @@ class Gate:
     def __init__(self, clock: Clock, **limits: Any) -> None:
         self.clock = clock
         self.backend = Backend()
-        self.status = Waiting()
+        self.status = Remaining()
         self.sessions = Sessions()
         self.bridges = self.another(**limits)
 
@@ -291,8 +297,8 @@ def test_status_messages() -> None:
         "type": "status",
         "data": {"status": {"exec_info": {"queue_remaining": 2}}, "sid": "me"},
     }
-    assert add_waiting(told, 0) == (told, 2)
-    assert add_waiting(told, 3) == (status_message(5, "me"), 2)
+    assert with_remaining(told, 2) == told
+    assert with_remaining(told, 3) == status_message(3, "me")
     for odd in (
         b'{"type": "status"}',
         b'{"type": "status", "data": 5}',
@@ -301,7 +307,7 @@ def test_status_messages() -> None:
         b'{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": "2"}}}}',
         told + b" " * 70_000,
     ):
-        assert add_waiting(odd, 3) == (odd, None)
+        assert with_remaining(odd, 3) is None
 
 
 def test_endings() -> None:
@@ -625,16 +631,27 @@ def test_status_is_told_once_a_turn_and_only_if_it_is_new(gate: Gate) -> None:
     gate.clock.advance(0)
     assert client.take() == b""  # the backend has said nothing yet
     backend.protocol.dataReceived(text(status(2)))
-    assert frames(client.take()) == [(1, json.dumps(status(3), separators=(",", ":")).encode())]
+    assert frames(client.take()) == [(1, json.dumps(status(1), separators=(",", ":")).encode())]
     for number in (2, 3, 4):
         gate.status.number = number
         gate.bridges.status_changed()
     assert client.take() == b""
     gate.clock.advance(0)
-    assert [json.loads(payload) for _, payload in frames(client.take())] == [status(6)]
+    assert [json.loads(payload) for _, payload in frames(client.take())] == [status(4)]
     gate.bridges.status_changed()
     gate.clock.advance(0)
     assert client.take() == b""
+
+
+def test_the_last_event_of_a_prompt_is_noted(gate: Gate) -> None:
+    client, backend = gate.open()
+    prompt_id = "11111111-2222-4333-8444-555555555555"
+    for kind in ("execution_start", "execution_success", "execution_error", "execution_interrupted"):
+        event = {"type": kind, "data": {"prompt_id": prompt_id, "timestamp": 1}}
+        backend.protocol.dataReceived(text(event))
+    backend.protocol.dataReceived(text({"type": "execution_success", "data": {"prompt_id": 5}}))
+    assert gate.status.over == [prompt_id] * 3
+    assert len(frames(client.take())) == 5
 
 
 def test_the_newest_with_a_client_id_is_served(gate: Gate) -> None:

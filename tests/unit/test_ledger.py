@@ -70,13 +70,16 @@ def test_listings_show_what_runs_and_what_waits_in_running_order(ledger: Ledger)
     assert front.prompt_id in ledger.waiting
 
 
-def test_what_a_backend_does_not_count_yet(ledger: Ledger) -> None:
-    accepted(ledger)
-    sent, there = accepted(ledger), accepted(ledger)
-    ledger.assign(sent.prompt_id, 0)
-    ledger.assign(there.prompt_id, 0)
-    ledger.hold(there, 0, JobState.PENDING)
-    assert ledger.unseen(0) == 2
+def test_a_finished_job_no_longer_counts_though_its_outcome_is_not_known_yet(ledger: Ledger) -> None:
+    one = accepted(ledger)
+    ledger.finish(one.prompt_id)  # it only waits: some other prompt of that name, far away
+    assert ledger.remaining(0) == 1
+    ledger.assign(one.prompt_id, 0)
+    ledger.finish(one.prompt_id)
+    assert ledger.remaining(0) == 0
+    assert ledger.held(one.prompt_id) is not None
+    ledger.end(one.prompt_id, JobState.DONE)
+    assert ledger.remaining(0) == 0
 
 
 def test_ended_jobs_are_remembered_within_a_bound(ledger: Ledger) -> None:

@@ -48,6 +48,8 @@ def refusal(data: bytes) -> GateError:
         ({"prompt": {"1": None}}, "invalid_prompt"),
         ({"prompt": {"1": {"class_type": 5, "inputs": {}}}}, "invalid_prompt"),
         ({"prompt": {"1": {"class_type": "X", "inputs": []}}}, "invalid_prompt"),
+        ({"prompt": {"1": {"class_type": "X", "inputs": None}}}, "invalid_prompt"),
+        ({"prompt": {"1": {"class_type": "X"}}}, "invalid_prompt"),
         ({"partial_execution_targets": "1"}, "invalid_partial_execution_targets"),
         ({"partial_execution_targets": [1]}, "invalid_partial_execution_targets"),
     ],

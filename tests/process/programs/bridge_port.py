@@ -45,8 +45,11 @@ class Site:
 class Status:
     number = 0
 
-    def waiting(self) -> int:
+    def remaining(self) -> int:
         return self.number
+
+    def finished(self, prompt_id: str) -> None:
+        self.number -= 1
 
 
 class Commands(LineReceiver):
@@ -70,7 +73,7 @@ class Commands(LineReceiver):
         if reactor.running:
             reactor.stop()
 
-    def waiting(self, number: int) -> dict[str, Any]:
+    def remaining(self, number: int) -> dict[str, Any]:
         self.status.number = number
         for port in self.ports:
             port.bridges.status_changed()
