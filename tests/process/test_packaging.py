@@ -188,7 +188,7 @@ def test_built_in_policies_are_found(python: Path, tmp_path: Path) -> None:
     ("line", "expected"),
     [
         ("rat = 3", "gpus.ini, [comfygate] rat: is not a key of this section; perhaps rate is meant."),
-        ("hub_port = 8181", "gpus.ini, [comfygate] hub_port: port 8181 of hub is taken by gpu-0"),
+        ("[gpu:0]\nport = 8188", "gpus.ini, [comfygate] hub_port: port 8188 of hub is taken by gpu-0"),
         ("policy = luck", "gpus.ini, [comfygate] policy: there is no routing policy 'luck'; known are: least-loaded"),
         ("input_dir = /no/such", "gpus.ini, [comfygate] input_dir: there is no folder /no/such"),
     ],
