@@ -1,0 +1,184 @@
+"""What one port decides about each request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from attrs import evolve
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from comfygate.backend.fleet import Fleet
+from comfygate.errors import GateError
+from comfygate.gate.gate import GATE_HEADER, Gate, GateFacts
+from comfygate.gate.site import Relay, Upgrade
+from comfygate.gate.upstreams import Upstreams
+from comfygate.http1 import RequestHead, parse_request_head
+from comfygate.model import BackendState
+from comfygate.routes import DEFAULT_METERED
+from tests.unit.fakes import FakeBackend
+
+FACTS = GateFacts(
+    name="gpu-1",
+    gpu_ids=(1,),
+    rate=10,
+    burst=2,
+    by_client=False,
+    max_wait=0,
+    metered=DEFAULT_METERED,
+    max_prompt=1000,
+    max_body=0,
+    backend_timeout=300,
+)
+
+
+class FakePool:
+    """Notes that it was closed."""
+
+    def __init__(self, address: tuple[str, int] | None, name: str) -> None:
+        self.address = address
+        self.name = name
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeBridges:
+    """Notes which backend a WebSocket was for."""
+
+    def accept(self, head: RequestHead, gpu_id: int, address: tuple[str, int]) -> Any:
+        return (gpu_id, address)
+
+
+class Port:
+    """A gate over fake backends."""
+
+    def __init__(self, **facts: Any) -> None:
+        self.clock = Clock()
+        self.backends = [FakeBackend(n) for n in range(3)]
+        for n, backend in enumerate(self.backends):
+            backend.address = ("127.0.0.1", 9000 + n)
+        self.control = FakePool(None, "control")
+        self.upstreams = Upstreams(FakePool)  # type: ignore[arg-type]
+        for backend in self.backends:
+            backend.subscribe(self.upstreams)  # type: ignore[arg-type]
+        self.gate = Gate(
+            evolve(FACTS, **facts),
+            fleet=Fleet(self.backends),  # type: ignore[arg-type]
+            upstreams=self.upstreams,
+            control=self.control,  # type: ignore[arg-type]
+            bridges=FakeBridges(),  # type: ignore[arg-type]
+            clock=self.clock,  # type: ignore[arg-type]
+        )
+
+    def ask(self, line: str, peer: str = "192.0.2.1", **headers: str) -> Any:
+        fields = {"Host": "localhost:8182", **headers}
+        text = f"{line} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in fields.items()) + "\r\n"
+        return self.gate.admit(parse_request_head(text.encode()), peer)
+
+    def refusal(self, line: str, **headers: str) -> GateError:
+        with pytest.raises(GateError) as caught:
+            self.ask(line, **headers)
+        return caught.value
+
+
+def test_what_must_be_understood_goes_to_the_control_plane_under_this_gates_name() -> None:
+    port = Port()
+    decision = port.ask("POST /prompt", **{"Content-Type": "multipart/form-data; boundary=x"})
+    assert isinstance(decision, Relay)
+    assert decision.pool is port.control
+    assert decision.extra_headers == ((GATE_HEADER, b"gpu-1"),)
+    assert decision.max_body == 1000
+    assert {b"x-comfygate-gate", b"content-type", b"origin"} <= decision.drop_headers
+
+
+def test_everything_else_goes_to_the_gates_backend_with_a_host_that_it_accepts() -> None:
+    port = Port()
+    decision = port.ask("GET /view?filename=x")
+    assert isinstance(decision, Relay)
+    assert decision.pool.name == "GPU 1"
+    assert decision.host == b"127.0.0.1:9001"
+    assert decision.max_body is None
+    assert {b"x-comfygate-gate", b"origin"} <= decision.drop_headers
+    assert port.ask("GET /").pool is decision.pool
+
+
+def test_the_hub_relays_to_the_first_that_is_ready() -> None:
+    port = Port(name="hub", gpu_ids=(0, 1, 2))
+    assert port.ask("GET /").pool.name == "GPU 0"
+    port.backends[0].become(BackendState.DOWN)
+    assert port.ask("GET /").pool.name == "GPU 1"
+    assert port.ask("GET /history/x").pool is port.control
+
+
+def test_a_websocket_is_bridged_wherever_it_asks_to_go() -> None:
+    port = Port()
+    upgrade = {"Upgrade": "websocket", "Connection": "upgrade"}
+    for path in ("/ws?clientId=x", "/api/ws", "/a-custom-node"):
+        decision = port.ask(f"GET {path}", **upgrade)
+        assert isinstance(decision, Upgrade)
+        assert decision.accept == (1, ("127.0.0.1", 9001))  # type: ignore[comparison-overlap]
+
+
+def test_a_pool_ends_with_its_backend_and_another_begins_with_the_next() -> None:
+    port = Port()
+    first = port.ask("GET /").pool
+    port.backends[1].become(BackendState.DOWN)
+    assert first.closed
+    error = port.refusal("GET /")
+    assert (error.status, error.type, error.retry_after) == (503, "backend_down", 3.0)
+    port.backends[1].address = ("127.0.0.1", 9999)
+    port.backends[1].become(BackendState.READY)
+    second = port.ask("GET /").pool
+    assert (second.address, second.closed) == (("127.0.0.1", 9999), False)
+    port.upstreams.close()
+    assert second.closed
+
+
+def test_a_burst_and_then_the_rate() -> None:
+    port = Port()
+    for _ in range(2):
+        port.ask("GET /queue")
+    error = port.refusal("GET /queue")
+    assert (error.status, error.type) == (429, "rate_limited")
+    assert error.retry_after == pytest.approx(0.1)
+    for line in ("GET /", "GET /view?filename=x", "POST /interrupt", "GET /queue/all"):
+        port.ask(line)
+    port.clock.advance(0.11)
+    port.ask("GET /queue")
+    assert port.refusal("POST /upload/image").status == 429
+
+
+def test_each_client_may_have_a_bucket_of_its_own() -> None:
+    port = Port(by_client=True)
+    for peer in ("192.0.2.1", "192.0.2.2"):
+        for _ in range(2):
+            port.ask("GET /queue", peer)
+        with pytest.raises(GateError):
+            port.ask("GET /queue", peer)
+
+
+def test_a_request_may_wait_for_its_token() -> None:
+    port = Port(max_wait=0.15)
+    for _ in range(2):
+        port.ask("GET /queue")
+    waiting = port.ask("GET /queue")
+    assert isinstance(waiting, Deferred)
+    assert port.refusal("GET /queue").status == 429
+    decided: list[Any] = []
+    waiting.addCallback(decided.append)
+    port.clock.advance(0.05)
+    assert not decided
+    port.clock.advance(0.06)
+    assert decided[0].pool is port.control
+
+
+def test_a_page_from_elsewhere_is_refused_before_it_costs_a_token() -> None:
+    port = Port(burst=1)
+    for origin in ("http://evil.example", "null", "http://localhost:8181"):
+        assert port.refusal("POST /prompt", Origin=origin).type == "forbidden_origin"
+    upgrade = {"Upgrade": "websocket", "Connection": "upgrade", "Origin": "http://evil.example"}
+    assert port.refusal("GET /ws", **upgrade).status == 403
+    assert isinstance(port.ask("POST /prompt", Origin="http://localhost:8182"), Relay)
