@@ -152,6 +152,22 @@ class Ledger:
         """The jobs that a backend holds, in running order."""
         return sorted(self._gpus[gpu_id].held.values(), key=lambda held: held.job.order)
 
+    def suspects(self, gpu_id: int) -> list[Held]:
+        """The jobs that run on a GPU, as far as can be told: those that it said run, or else the next in order.
+
+        A prompt that ends its ComfyUI at once does so before that has said
+        anything, often even before it has answered.
+        """
+        held = self.held_by(gpu_id)
+        running = [one for one in held if one.state is JobState.RUNNING]
+        if running or any(stranger.running for stranger in self._gpus[gpu_id].strangers):
+            return running
+        return held[:1]
+
+    def is_finished(self, prompt_id: str) -> bool:
+        """Whether a held job's last event was seen."""
+        return prompt_id in self._finished
+
     def expected_on(self, gpu_id: int) -> list[Job]:
         """The waiting jobs that are listed under a GPU, in running order."""
         if not self._expected[gpu_id]:

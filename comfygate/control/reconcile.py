@@ -151,12 +151,14 @@ class Reconciler:
 
     def _lose(self, gpu_id: int) -> None:
         # Queue and history died with the process; the jobs wait again in their old order.
-        self._ledger.meet(gpu_id, ())
         for held in self._ledger.held_by(gpu_id):
-            if held.state is JobState.RUNNING:
-                self._try_again(held)
-            else:
-                self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+            if self._ledger.is_finished(held.job.prompt_id):
+                self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
+        for held in self._ledger.suspects(gpu_id):
+            self._try_again(held)
+        for held in self._ledger.held_by(gpu_id):
+            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+        self._ledger.meet(gpu_id, ())
 
     def _try_again(self, held: Held) -> None:
         job = held.job

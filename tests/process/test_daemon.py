@@ -98,6 +98,15 @@ def test_jobs_of_a_killed_backend_run_after_its_restart(gateway: Gateway) -> Non
         assert ended(gateway.ports[3], prompt_id)["status"]["completed"]
 
 
+def test_a_prompt_that_crashes_every_comfyui_is_given_up_and_the_next_runs(gateway: Gateway) -> None:
+    submit(gateway.ports[1], workflow(0.5))
+    submit(gateway.ports[1], workflow(fault="crash"))
+    after = submit(gateway.ports[1])["prompt_id"]
+    assert ended(gateway.ports[1], after)["status"]["completed"]
+    assert gateway.queues()[1]["pending_count"] == 0
+    assert "was lost 2 times" in gateway.log.read_text()
+
+
 def test_nothing_is_left_two_seconds_after_the_daemon_was_killed(tmp_path: Path) -> None:
     with running(tmp_path, gpus=2) as gateway:
         below = descendants(gateway.pid)

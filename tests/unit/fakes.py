@@ -18,6 +18,7 @@ from comfygate.control.dispatch import Dispatcher
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.reconcile import Reconciler
+from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
@@ -35,7 +36,11 @@ class FakeAnswer:
 
 @define
 class FakeClient:
-    """Does what ComfyUI's routes do; `fault` is raised by the next submit, after queueing if `queues_anyway`."""
+    """Does what ComfyUI's routes do.
+
+    :ivar fault: raised by the next submit, after queueing if `queues_anyway`.
+    :ivar deaf: it does not tell its queue.
+    """
 
     items: list[Any] = field(factory=list)
     done: dict[str, Any] = field(factory=dict)
@@ -45,6 +50,7 @@ class FakeClient:
     answer: FakeAnswer | None = None
     queues_anyway: bool = False
     submitted: list[str] = field(factory=list)
+    deaf: bool = False
 
     async def validate(self, body: bytes) -> FakeAnswer:
         return self.validation
@@ -62,6 +68,8 @@ class FakeClient:
         return answer or FakeAnswer(200, b'{"node_errors": {}}')
 
     async def queue(self) -> Queue:
+        if self.deaf:
+            raise BackendUnreachable("refused")
         items = [QueueItem(item[0], item[1], None, orjson.dumps(item)) for item in self.items]
         return Queue(tuple(items[:1]), tuple(items[1:]))
 
@@ -107,7 +115,7 @@ class FakeBackend:
 
     def become(self, state: BackendState) -> None:
         if state is not BackendState.READY:
-            self.client = FakeClient()
+            self.client = FakeClient(deaf=self.client.deaf)
         self.state = state
         for listener in self._listeners:
             listener.backend_changed(self)

@@ -171,6 +171,45 @@ def test_a_job_that_two_backends_died_of_is_not_tried_again() -> None:
     assert house.backends[0].client.submitted == [other]
 
 
+def test_a_job_that_ends_its_backend_before_that_says_a_word_is_not_tried_for_ever() -> None:
+    house = House(gpus=1)
+    house.backends[0].client.deaf = True
+    poison, other = (submit(house, house.gates[0])["prompt_id"] for _ in range(2))
+    for _ in range(2):
+        house.backends[0].become(BackendState.DOWN)
+        house.backends[0].become(BackendState.READY)
+        house.turn()
+    ended = house.ledger.ended(poison)
+    assert ended is not None
+    assert ended.state is JobState.FAILED
+    assert house.backends[0].client.submitted == [other]
+
+
+def test_a_job_is_not_blamed_for_the_death_of_a_backend_that_ran_another() -> None:
+    house = House(gpus=1)
+    house.backends[0].client.items.append([-1, new_id(), {}, {}, []])
+    house.backends[0].tell()
+    house.turn()
+    first = submit(house, house.gates[0])["prompt_id"]
+    house.backends[0].become(BackendState.DOWN)
+    assert house.ledger.waiting.get(first).attempts == 0
+
+
+def test_a_job_that_clients_saw_end_does_not_run_again() -> None:
+    house = House(gpus=1)
+    over, next_ = (submit(house, house.gates[0])["prompt_id"] for _ in range(2))
+    house.backends[0].tell()
+    house.turn()
+    house.ledger.finish(over)
+    house.backends[0].become(BackendState.DOWN)
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    ended = house.ledger.ended(over)
+    assert ended is not None
+    assert ended.state is JobState.UNKNOWN
+    assert house.backends[0].client.submitted == [next_]
+
+
 @pytest.mark.parametrize("fault", [BackendUnclear("cut"), DeferredTimeoutError()])
 def test_an_unclear_answer_is_looked_up_and_not_sent_again(fault: Exception) -> None:
     house = House(gpus=1)
