@@ -116,10 +116,13 @@ class BackendView:
         A job that belongs before what the backend holds (``front``) may take
         one place more than `prefetch`, so that it runs next.
         """
-        if not self.available or self.gpu_id not in job.targets:
+        return self.gpu_id in job.targets and self.has_room(job.order)
+
+    def has_room(self, order: Order) -> bool:
+        """Whether a job with this place would be accepted; if not, then no later one either."""
+        if not self.available or len(self.active) > self.prefetch:
             return False
-        ahead = sum(1 for order in self.active if order < job.order)
-        return ahead < self.prefetch and len(self.active) <= self.prefetch
+        return sum(1 for one in self.active if one < order) < self.prefetch
 
 
 @frozen

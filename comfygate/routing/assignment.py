@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from attrs import evolve, frozen
+from twisted.logger import Logger
 
 from comfygate.interfaces import IRoutingPolicy
 from comfygate.model import BackendView, Choice, Job
+
+_log = Logger()
 
 
 @frozen
@@ -42,7 +45,7 @@ def next_choice(
         backends = [views[gpu_id] for gpu_id in gate.gpu_ids]
         jobs = waiting.get(gate.name, ())
         if jobs and any(view.available and len(view.active) <= view.prefetch for view in backends):
-            choice = gate.policy.select(jobs, backends, now)
+            choice = _ask(gate, jobs, backends, now)
             if choice is not None and views[choice.gpu_id].accepts(choice.job):
                 proposals.append(choice)
     return min(proposals, key=lambda choice: choice.job.order, default=None)
@@ -54,7 +57,17 @@ def expected_gpu(gate: GateRouting, job: Job, views: Mapping[int, BackendView], 
     :return: a gpu_id, or ``None`` if no backend of the job's targets is READY.
     """
     empty = [evolve(views[gpu_id], active=()) for gpu_id in gate.gpu_ids]
-    choice = gate.policy.select((job,), empty, now)
+    choice = _ask(gate, (job,), empty, now)
     if choice is not None:
         return choice.gpu_id
     return min((view.gpu_id for view in empty if view.available and view.gpu_id in job.targets), default=None)
+
+
+def _ask(gate: GateRouting, jobs: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+    """What a gate's policy chooses; one that fails stops its own gate, and no other."""
+    with _log.failuresHandled("asking the policy of {gate}", gate=gate.name):
+        choice = gate.policy.select(jobs, backends, now)
+        if choice is None or choice.gpu_id in gate.gpu_ids:
+            return choice
+        _log.error("the policy of {gate} chose {gpu_id}, no GPU of its own", gate=gate.name, gpu_id=choice.gpu_id)
+    return None

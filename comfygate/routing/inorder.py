@@ -26,6 +26,8 @@ class InOrder(ABC):
     def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
         """See :class:`comfygate.interfaces.IRoutingPolicy`."""
         for job in waiting:
+            if not any(view.has_room(job.order) for view in backends):
+                return None
             candidates = [view for view in backends if view.accepts(job)]
             picked = self.pick(job, candidates, backends) if candidates else None
             if picked is not None:

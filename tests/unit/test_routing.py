@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import pytest
 from zope.interface import implementer
@@ -76,6 +76,21 @@ def test_pinned_jobs_do_not_block_those_behind_them() -> None:
     assert choice == Choice(other, 1)
 
 
+def test_a_long_queue_is_not_searched_when_no_gpu_could_take_any_of_it() -> None:
+    class Watched(list[Job]):
+        def __iter__(self) -> Iterator[Job]:
+            for one in super().__iter__():
+                seen.append(one)
+                yield one
+
+    seen: list[Job] = []
+    full = [view(n, active=((0.0, 0), (1.0, 1))) for n in range(4)]
+    assert LeastLoaded().select(Watched(job(number=10) for _ in range(100)), full, 0.0) is None
+    assert len(seen) == 1
+    front = job(number=0.5)
+    assert LeastLoaded().select([front, *seen], full, 0.0) == Choice(front, 0)
+
+
 def test_among_gates_the_job_that_would_run_first_wins() -> None:
     policy = LeastLoaded()
     gates = [GateRouting("gpu-0", (0,), policy), GateRouting("hub", (0, 1), policy)]
@@ -96,6 +111,26 @@ def test_a_policy_that_chooses_a_full_backend_is_not_followed() -> None:
     gates = [GateRouting("hub", (0, 1), Stubborn())]
     views = {0: view(0, running=1, pending=1), 1: view(1)}
     assert next_choice(gates, {"hub": [job()]}, views, 0.0) is None
+
+
+def test_a_policy_that_fails_or_names_no_gpu_of_its_gate_stops_no_other_gate() -> None:
+    @implementer(IRoutingPolicy)
+    class Broken:
+        def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+            raise RuntimeError("a mistake in a user's own file")
+
+    @implementer(IRoutingPolicy)
+    class Astray:
+        def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+            return Choice(waiting[0], 9)
+
+    views = {0: view(0), 1: view(1)}
+    fine = job(gate="fine")
+    for policy in (Broken(), Astray()):
+        odd = GateRouting("odd", (0, 1), policy)
+        gates = [odd, GateRouting("fine", (0, 1), LeastLoaded())]
+        assert next_choice(gates, {"odd": [job(gate="odd")], "fine": [fine]}, views, 0.0) == Choice(fine, 0)
+        assert expected_gpu(odd, job(targets=[1]), views, 0.0) == 1
 
 
 def test_the_expected_gpu_is_where_the_policy_would_send_it_with_room_everywhere() -> None:
