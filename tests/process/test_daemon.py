@@ -99,8 +99,7 @@ def test_jobs_of_a_killed_backend_run_after_its_restart(gateway: Gateway) -> Non
 
 
 def test_a_prompt_that_crashes_every_comfyui_is_given_up_and_the_next_runs(gateway: Gateway) -> None:
-    submit(gateway.ports[1], workflow(0.5))
-    submit(gateway.ports[1], workflow(fault="crash"))
+    submit(gateway.ports[1], workflow(0.5, fault="crash"))
     after = submit(gateway.ports[1])["prompt_id"]
     assert ended(gateway.ports[1], after)["status"]["completed"]
     assert gateway.queues()[1]["pending_count"] == 0
