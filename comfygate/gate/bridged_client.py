@@ -53,7 +53,7 @@ class BridgedClient:
         self._open = False
         self._said_something = False
         self._flags: bytes | None = None
-        self._held: list[tuple[bytes, bool]] = []
+        self._held: list[Message] = []
         self._held_size = 0
         self._told: int | None = None  # the number in the last status message
 
@@ -98,8 +98,9 @@ class BridgedClient:
         if self._link.opened:
             self._link.send(payload, binary)
             return
-        self._held.append((payload, binary))
-        self._held_size += len(payload)
+        message = Message(payload, binary)
+        self._held.append(message)
+        self._held_size += message.cost
         if self._held_size > self._gate.limits.held:
             self.close(TOO_MUCH)
 
@@ -175,8 +176,8 @@ class BridgedClient:
             return
         if self._flags is not None:
             link.send(self._flags, False)
-        for payload, binary in held:
-            link.send(payload, binary)
+        for message in held:
+            link.send(message.payload, message.binary)
         self._unhold()
 
     def link_said(self, payload: bytes, binary: bool) -> None:

@@ -59,6 +59,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
         self._handshake: bytes | None = handshake
         self._refusal: GateError | None = None
         self._reading = True
+        self._owed: bytes | None = None  # the ping that a client that reads slowly has yet to be answered
         self.clock = clock
         self.close_timeout = close_timeout
         self.writable = True
@@ -126,6 +127,23 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
         self.transport.resumeProducing()
         self._owner.client_opened()
 
+    def onMessageBegin(self, isBinary: bool) -> None:
+        """Gather a message in one buffer: of tiny or empty fragments a list would cost far more than their bytes."""
+        super().onMessageBegin(isBinary)
+        self.message_data.append(bytearray())
+
+    def onMessageFrameData(self, payload: bytes) -> None:
+        """Add a piece of a frame to its message."""
+        if not self.failedByMe:
+            self.message_data[0] += payload
+
+    def onPing(self, payload: bytes) -> None:
+        """Answer a client that reads; to another, only the newest ping matters (RFC 6455, section 5.5.3)."""
+        if self.writable:
+            self.sendPong(payload)  # type: ignore[no-untyped-call]
+        else:
+            self._owed = payload
+
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Tell the owner."""
         self._owner.client_said(payload, isBinary)
@@ -162,6 +180,9 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
     def resumeProducing(self) -> None:
         """The transport holds nothing."""
         self.writable = True
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            self.sendPong(owed)  # type: ignore[no-untyped-call]
         self._owner.client_writable()
 
     def stopProducing(self) -> None:

@@ -7,6 +7,7 @@ from urllib.parse import parse_qsl
 from attrs import frozen
 
 from comfygate.http1 import RequestHead
+from comfygate.routes import plain_path
 
 _NOT_PASSED = frozenset(
     b"connection upgrade host origin keep-alive te trailer transfer-encoding content-length expect "
@@ -72,7 +73,7 @@ def client_id_of(target: bytes) -> str | None:
     is its own business.
     """
     path, _, query = target.partition(b"?")
-    if path not in (b"/ws", b"/api/ws"):
+    if plain_path(path) != b"/ws":
         return None
     for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
         if name == "clientId":

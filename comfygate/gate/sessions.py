@@ -55,7 +55,9 @@ class Session:
         self._link: Link | None = None
 
     def join(self, member: Member) -> None:
-        """Serve `member` from now on, and silence the one served before."""
+        """Serve `member` from now on, and silence the one before, which may still wait to be served."""
+        if self._members:
+            self._members[-1].silence()
         self._members.append(member)
         self._step()
 
@@ -83,7 +85,6 @@ class Session:
         wanted = self._members[-1] if self._members else None
         if self._link is not None:
             if self._link.owner is not wanted and not self._link.dismissed:
-                self._link.owner.silence()
                 self._link.end(Ending(1000))
         elif wanted is not None:
             self._link = wanted.make_link(self.link_gone)

@@ -249,6 +249,7 @@ def test_client_ids() -> None:
     assert client_id_of(b"/ws?clientId=a") == "a"
     assert client_id_of(b"/api/ws?x=1&clientId=a%2Fb+c&clientId=d") == "a/b c"
     assert client_id_of(b"/ws?clientId=%C3%A9") == client_id_of(b"/ws?clientId=%c3%a9") == "\u00e9"
+    assert client_id_of(b"/%77s?clientId=a") == client_id_of(b"/ap%69/ws?clientId=a") == "a"
     assert client_id_of(b"/ws?clientId=%FF") == "\ufffd"
     for target in (b"/ws", b"/ws?", b"/ws?clientId=", b"/ws?clientid=a", b"/terminal?clientId=a"):
         assert client_id_of(target) is None
@@ -365,17 +366,18 @@ def test_the_old_link_is_gone_before_the_new_one_is_made() -> None:
     served.join(a)
     served.join(b)
     served.join(c)
-    assert events == ["a connects", "a silent", "a ends 1000"]
+    # b will not be served while there is c, and must not wait for it.
+    assert events == ["a connects", "a silent", "a ends 1000", "b silent"]
     a.links[0].is_gone()
-    assert events[3:] == ["c connects"]
+    assert events[4:] == ["c connects"]
     served.leave(c, Ending(1001))
     served.leave(b, Ending(1001))
     c.links[0].is_gone()
-    assert events[4:] == ["c ends 1001", "a connects"]
+    assert events[5:] == ["c ends 1001", "a connects"]
     served.leave(a, Ending(4000))
     served.leave(a, Ending(4000))
     a.links[1].is_gone()
-    assert events[6:] == ["a ends 4000", "forgotten"]
+    assert events[7:] == ["a ends 4000", "forgotten"]
 
 
 def test_a_link_that_is_lost_costs_its_owner_only() -> None:
@@ -620,6 +622,42 @@ def test_pings(gate: Gate) -> None:
     assert client.closed == "gone"
 
 
+def test_a_client_that_pings_but_does_not_read(gate: Gate) -> None:
+    client, _ = gate.open()
+    client.full = True
+    for number in range(1000):
+        client.protocol.dataReceived(frame(9, b"%d" % number, True))
+    assert frames(client.take()) == [(10, b"0")]  # it was found to be full by this one
+    client.drain()
+    assert frames(client.take()) == [(10, b"999")]
+    client.protocol.dataReceived(frame(9, b"more", True))
+    assert frames(client.take()) == [(10, b"more")]
+
+
+def test_a_message_in_tiny_fragments_costs_what_is_in_it(gate: Gate) -> None:
+    def fragment(first: int, payload: bytes) -> bytes:
+        return bytes([first]) + frame(0, payload, True)[1:]
+
+    client, backend = gate.open()
+    client.protocol.dataReceived(fragment(2, b""))
+    client.protocol.dataReceived((fragment(0, b"") * 9 + fragment(0, b"ab")) * 100)
+    assert len(client.protocol.message_data) == 1
+    client.protocol.dataReceived(fragment(0x80, b"!"))
+    assert frames(backend.take()) == [(2, b"ab" * 100 + b"!")]
+
+
+def test_all_that_are_overtaken_are_answered_at_once(gate: Gate) -> None:
+    first, _ = gate.open()
+    others = [gate.client() for _ in range(5)]  # while the first one's leg still closes
+    assert all(client.take().startswith(b"HTTP/1.1 101 ") for client in others[:-1])
+    assert others[-1].take() == b""
+    gate.backend.wires[0].lost()
+    gate.backend.accept()
+    assert others[-1].take().startswith(b"HTTP/1.1 101 ")
+    assert not gate.backend.dials
+    assert first.closed is None
+
+
 def status(remaining: int) -> dict[str, Any]:
     return {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": remaining}}}}
 
@@ -699,7 +737,8 @@ def test_without_a_client_id_each_is_on_its_own(gate: Gate) -> None:
     assert (frames(one.take()), frames(two.take())) == ([(1, b"1")], [(1, b"2")])
 
 
-def test_messages_held_are_bounded(clock: Clock) -> None:
+@pytest.mark.parametrize("size", [0, 100])
+def test_messages_held_are_bounded(clock: Clock, size: int) -> None:
     gate = Gate(clock, held=1000)
     old, first = gate.open()
     new = gate.client()
@@ -709,7 +748,7 @@ def test_messages_held_are_bounded(clock: Clock) -> None:
     new.lost()
     gate.backend.wires[-1].lost()
     for _ in range(11):
-        old.protocol.dataReceived(text("x" * 100, True))
+        old.protocol.dataReceived(text("x" * size, True))
     assert frames(old.take())[-1][1][:2] == b"\x03\xf0"
     assert old.written == b""
 
