@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from urllib.parse import unquote_to_bytes
 
@@ -16,6 +17,7 @@ _CONTROL = {
     b"/interrupt": frozenset({b"POST"}),
 }
 _READ = frozenset({b"GET", b"HEAD"})
+_HISTORY = re.compile(rb"/history/[^{}/]+", re.DOTALL)  # as aiohttp matches /history/{prompt_id}
 
 
 @frozen
@@ -35,11 +37,13 @@ class Route:
 def classify(method: bytes, path: bytes, *, several: bool) -> Route:
     """Tell what a request is about.
 
+    :param method: as received; aiohttp's parser in Python, unlike that in C,
+        takes a method in any case for the one in upper case.
     :param path: the request target up to its query, as received.
     :param several: whether the gate's set may hold several backends, so that
         a history has to be looked for.
     """
-    plain = plain_path(path)
+    method, plain = method.upper(), plain_path(path)
     return Route(method, plain, _is_control(method, plain, several))
 
 
@@ -58,7 +62,7 @@ def _is_control(method: bytes, path: bytes, several: bool) -> bool:
         return method in methods
     if path == b"/comfygate" or path.startswith(b"/comfygate/"):
         return True
-    return several and path.startswith(b"/history/") and method in _READ
+    return several and method in _READ and _HISTORY.fullmatch(path) is not None
 
 
 class Metering:

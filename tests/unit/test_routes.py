@@ -47,10 +47,21 @@ def test_no_spelling_of_a_path_leads_around_the_gate(path: bytes) -> None:
     assert classify(b"POST", path, several=False).control
 
 
+@pytest.mark.parametrize("method", [b"post", b"Post", b"pOST"])
+def test_no_spelling_of_a_method_leads_around_the_gate(method: bytes) -> None:
+    # aiohttp without its C extension reads each of them as POST.
+    route = classify(method, b"/prompt", several=False)
+    assert route.control
+    assert Metering().metered(route)
+
+
 def test_a_gate_over_several_gpus_looks_histories_up() -> None:
     assert classify(b"GET", b"/history/some-id", several=True).control
     assert not classify(b"GET", b"/history", several=True).control
     assert not classify(b"DELETE", b"/history/some-id", several=True).control
+    # No history of ComfyUI's: it says so itself.
+    assert not classify(b"GET", b"/history/", several=True).control
+    assert not classify(b"GET", b"/history/a/b", several=True).control
 
 
 @pytest.mark.parametrize(
