@@ -26,6 +26,9 @@ from comfygate.model import BackendState
 GRACE = 5.0
 """Seconds that requests under way are given when the daemon stops."""
 
+SPARE = 10.0
+"""Seconds that a decision may take besides ``max_wait``."""
+
 
 class Port:
     """One listening port."""
@@ -65,9 +68,7 @@ class Ports:
         self._fleet = fleet
         self._status = status
         self._upstreams = Upstreams(self._backend_pool)
-        self._control = UpstreamPool(
-            UNIXClientEndpoint(reactor, config.control_socket), reactor, name="the control plane"
-        )
+        self._controls: list[UpstreamPool] = []
         self._sessions = Sessions()
         self._ports: list[Port] = []
         for backend in fleet:
@@ -78,8 +79,8 @@ class Ports:
 
         :param gates: by name, as `sockets`.
         """
-        limits = Limits(connections=self._config.max_connections)
         for name, listening in sockets.items():
+            limits = Limits(connections=self._config.max_connections, admit=SPARE + gates[name].max_wait)
             gate = self._gate(gates[name])
             factory = GateFactory(gate, self._reactor, limits)
             port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
@@ -108,7 +109,8 @@ class Ports:
 
     def _drop_connections(self, result: object) -> object:
         self._upstreams.close()
-        self._control.close()
+        for control in self._controls:
+            control.close()
         return result
 
     def _gate(self, gate: GateConfig) -> Gate:
@@ -130,10 +132,17 @@ class Ports:
             facts,
             fleet=self._fleet,
             upstreams=self._upstreams,
-            control=self._control,
+            control=self._control(),
             bridges=bridges,
             clock=self._reactor,
         )
+
+    def _control(self) -> UpstreamPool:
+        # Each port has its own: slow clients of one must not use up what the others need.
+        endpoint = UNIXClientEndpoint(self._reactor, self._config.control_socket)
+        pool = UpstreamPool(endpoint, self._reactor, name="the control plane")
+        self._controls.append(pool)
+        return pool
 
     def _backend_pool(self, address: tuple[str, int], name: str) -> UpstreamPool:
         host, port = address
