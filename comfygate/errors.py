@@ -77,3 +77,7 @@ class BackendUnreachable(BackendError):
 
 class BackendUnclear(BackendError):
     """The request may have been carried out: look the outcome up, never resend."""
+
+
+class BackendUnusable(BackendUnclear):
+    """An answer came, but says nothing: asking again will bring the same."""

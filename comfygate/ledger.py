@@ -86,21 +86,22 @@ class Ledger:
         self.waiting.add(job)
         self._expected[job.expected] += 1
 
-    def assign(self, prompt_id: str, gpu_id: int) -> Job:
+    def assign(self, prompt_id: str, gpu_id: int) -> Held:
         """A waiting job is being sent to a backend.
 
         :raises KeyError: if it is not waiting.
         """
         job = self._stop_waiting(prompt_id)
-        self.hold(job, gpu_id, JobState.SENT)
         self._gpus[gpu_id].last_assigned = self._assignments
         self._assignments += 1
-        return job
+        return self.hold(job, gpu_id, JobState.SENT)
 
-    def hold(self, job: Job, gpu_id: int, state: JobState) -> None:
+    def hold(self, job: Job, gpu_id: int, state: JobState) -> Held:
         """A backend holds `job`, in this state."""
-        self._gpus[gpu_id].held[job.prompt_id] = Held(job, gpu_id, state)
+        held = Held(job, gpu_id, state)
+        self._gpus[gpu_id].held[job.prompt_id] = held
         self._where[job.prompt_id] = gpu_id
+        return held
 
     def finish(self, prompt_id: str) -> None:
         """A job's last event was seen; its backend will say in a moment how it ended."""
@@ -144,6 +145,10 @@ class Ledger:
         gpu_id = self._where.get(prompt_id)
         return None if gpu_id is None else self._gpus[gpu_id].held[prompt_id]
 
+    def is_current(self, held: Held) -> bool:
+        """Whether nothing happened to a job since it was said to be held like that."""
+        return self.held(held.job.prompt_id) is held
+
     def ended(self, prompt_id: str) -> Ended | None:
         """How the job ended, if it did and is remembered."""
         return self._ended.get(prompt_id)
@@ -158,7 +163,7 @@ class Ledger:
         A prompt that ends its ComfyUI at once does so before that has said
         anything, often even before it has answered.
         """
-        held = self.held_by(gpu_id)
+        held = [one for one in self.held_by(gpu_id) if not self.is_finished(one.job.prompt_id)]
         running = [one for one in held if one.state is JobState.RUNNING]
         if running or any(stranger.running for stranger in self._gpus[gpu_id].strangers):
             return running

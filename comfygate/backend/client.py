@@ -24,7 +24,7 @@ from twisted.web.iweb import IAgent
 
 from comfygate.backend.exchange import Answer, Pieces, exchange
 from comfygate.backend.waiting import Queue, read_queue
-from comfygate.errors import BackendError, BackendUnclear
+from comfygate.errors import BackendError, BackendUnusable
 
 MIB = 1024 * 1024
 CONNECT_TIME = 5.0
@@ -110,7 +110,7 @@ class ComfyUIClient:
         try:
             return await read_queue(_consumed(answer.body), pause)
         except ValueError as error:
-            raise BackendUnclear(f"{self.url}/queue answered with something else: {error}") from None
+            raise BackendUnusable(f"{self.url}/queue answered with something else: {error}") from None
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """How a prompt ended (``GET /history/{id}``), or ``None`` if it has not, or is not known."""
@@ -150,7 +150,7 @@ class ComfyUIClient:
 
     def _expect_ok(self, what: str, answer: _Answered) -> _Answered:
         if answer.status != 200:
-            raise BackendUnclear(f"{what} to {self.url} was answered with status {answer.status}")
+            raise BackendUnusable(f"{what} to {self.url} was answered with status {answer.status}")
         return answer
 
 
@@ -163,7 +163,7 @@ def _consumed(pieces: deque[bytes]) -> Iterator[bytes]:
 def _loads(answer: Answer) -> Any:
     """Read JSON, also with the NaN that ComfyUI may write.
 
-    :raises BackendUnclear: if it is something else.
+    :raises BackendUnusable: if it is something else.
     """
     try:
         return orjson.loads(answer.body)
@@ -172,11 +172,11 @@ def _loads(answer: Answer) -> Any:
     try:
         return json.loads(answer.body)
     except (ValueError, RecursionError):
-        raise BackendUnclear("the answer is not JSON") from None
+        raise BackendUnusable("the answer is not JSON") from None
 
 
 def _object(answer: Answer) -> dict[str, Any]:
     found = _loads(answer)
     if not isinstance(found, dict):
-        raise BackendUnclear("the answer is not a JSON object")
+        raise BackendUnusable("the answer is not a JSON object")
     return found

@@ -15,7 +15,7 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
-from comfygate.errors import BackendUnclear, BackendUnreachable
+from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable
 
 
 @frozen
@@ -58,7 +58,7 @@ class _Collector(Protocol):
             self._pieces.append(data)
         elif not self.finished.called:
             self._pieces.clear()
-            self.finished.errback(BackendUnclear(f"answered with more than {self._limit} bytes"))
+            self.finished.errback(BackendUnusable(f"answered with more than {self._limit} bytes"))
             self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -98,8 +98,8 @@ async def exchange(
         return await running
     except (ConnectError, DNSLookupError) as error:
         raise BackendUnreachable(f"{method} {url}: {error or type(error).__name__}") from None
-    except BackendUnclear as error:
-        raise BackendUnclear(f"{method} {url}: {error}") from None
+    except BackendUnusable as error:
+        raise BackendUnusable(f"{method} {url}: {error}") from None
     except Exception as error:
         if not late.active():
             raise BackendUnclear(f"{method} {url}: no answer within {seconds:g} s") from None

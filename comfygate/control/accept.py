@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from attrs import evolve, frozen
+from twisted.internet.defer import CancelledError
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
@@ -14,6 +16,7 @@ from comfygate.control.books import Books
 from comfygate.control.reconcile import MOST_ATTEMPTS, Reconciler
 from comfygate.errors import BackendError, BackendUnreachable, GateError
 from comfygate.interfaces import IBackend
+from comfygate.ledger import Held
 from comfygate.model import Job, JobState
 from comfygate.prompts import Submission, parse_submission
 from comfygate.queue import QueueFullError
@@ -61,24 +64,35 @@ class Acceptance:
 
     async def _validated(self, gate: GateRouting, submission: Submission, targets: tuple[int, ...]) -> Answer:
         expected = self._expected(gate, submission, targets)
-        validator = self._validator(expected, targets)
-        if validator is None:
+        if expected is None:
+            raise self._books.fleet.unavailable(targets)
+        validators = self._validators(expected, targets)
+        if not validators:
             return await self._submit_at_once(gate, submission, targets, expected)
-        checked = await self._validate(validator, submission, targets)
+        checked = await self._validate(validators, submission, targets)
         if checked.status != 200:
             return checked
         found = orjson.loads(checked.body)
         self._check_room(0)
-        job = self._job(gate, submission, targets, expected, found["outputs"])
+        # Others were accepted meanwhile, and backends came and went.
+        now_expected = self._expected(gate, submission, targets)
+        job = self._job(gate, submission, targets, expected if now_expected is None else now_expected, found["outputs"])
         self._ledger.accept(job)
         self._books.changed()
         return _accepted(job, found["node_errors"])
 
-    async def _validate(self, backend: Any, submission: Submission, targets: Sequence[int]) -> Answer:
+    async def _validate(self, backends: Sequence[Any], submission: Submission, targets: Sequence[int]) -> Answer:
+        for backend in backends:
+            if backend.client is not None:
+                with contextlib.suppress(BackendUnreachable):
+                    return await self._validate_on(backend, submission)
+        raise self._books.fleet.unavailable(targets)
+
+    async def _validate_on(self, backend: Any, submission: Submission) -> Answer:
         try:
             answer = await backend.client.validate(submission.validation())
         except BackendUnreachable:
-            raise self._books.fleet.unavailable(targets) from None
+            raise
         except (BackendError, DeferredTimeoutError):
             details = "Nothing was queued; the prompt may be sent again."
             message = f"GPU {backend.gpu_id} did not validate the prompt in time"
@@ -101,25 +115,23 @@ class Acceptance:
         backend: Any = self._books.fleet[expected]
         job = self._job(gate, submission, targets, expected, [])
         self._ledger.accept(job)
-        self._ledger.assign(job.prompt_id, expected)
+        held = self._ledger.assign(job.prompt_id, expected)
         try:
-            answer = await backend.client.submit(job.submission)
+            answer = await self._answer(backend, held)
         except BackendUnreachable:
-            self._ledger.forget(job.prompt_id)
-            raise self._books.fleet.unavailable(targets) from None
-        except (BackendError, DeferredTimeoutError):
             answer = None
+            if self._ledger.is_current(held):
+                self._ledger.forget(job.prompt_id)
+                raise self._books.fleet.unavailable(targets) from None
         if answer is not None and answer.status == 200:
-            self._ledger.hold(job, expected, JobState.PENDING)
-            self._books.changed()
+            if self._ledger.is_current(held):
+                self._ledger.hold(job, expected, JobState.PENDING)
+                self._books.changed()
             return _accepted(job, orjson.loads(answer.body).get("node_errors", {}))
-        if answer is not None and answer.status == 400:
+        if answer is not None and answer.status == 400 and self._ledger.is_current(held):
             self._ledger.forget(job.prompt_id)
             return Answer(400, answer.body)
-        # It may be queued all the same; the reconciler finds out by its id, and does not try again.
-        self._ledger.hold(evolve(job, attempts=MOST_ATTEMPTS), expected, JobState.UNCLEAR)
-        self._reconciler.look(expected)
-        self._books.changed()
+        self._doubt(held)
         details = f"Look {job.prompt_id} up in /queue and /history before sending the prompt again."
         raise GateError(
             502,
@@ -129,10 +141,29 @@ class Acceptance:
             extra_info={"prompt_id": job.prompt_id, "gpu_id": expected},
         )
 
+    async def _answer(self, backend: Any, held: Held) -> Any:
+        """What ComfyUI says to a prompt; ``None`` if that is unclear."""
+        try:
+            return await backend.client.submit(held.job.submission)
+        except BackendUnreachable:
+            raise
+        except (BackendError, DeferredTimeoutError):
+            return None
+        except CancelledError:  # the client has left
+            self._doubt(held)
+            raise
+
+    def _doubt(self, held: Held) -> None:
+        # It may be queued all the same; the reconciler finds out by its id, and does not try again.
+        if self._ledger.is_current(held):
+            self._ledger.hold(evolve(held.job, attempts=MOST_ATTEMPTS), held.gpu_id, JobState.UNCLEAR)
+            self._reconciler.look(held.gpu_id)
+            self._books.changed()
+
     def _targets(self, gate: GateRouting, pin: str | None) -> tuple[int, ...]:
         if pin is None:
             return gate.gpu_ids
-        if not pin.strip().isascii() or not pin.strip().isdigit() or int(pin) not in gate.gpu_ids:
+        if pin.strip() not in map(str, gate.gpu_ids):
             known = ", ".join(map(str, gate.gpu_ids))
             raise GateError(400, "invalid_target", "X-Target-GPU names no GPU of this port", f"It may be: {known}.")
         return (int(pin),)
@@ -149,7 +180,7 @@ class Acceptance:
             raise GateError(400, "duplicate_prompt_id", "prompt_id is in use", details)
         self._reserved.add(prompt_id)
 
-    def _expected(self, gate: GateRouting, submission: Submission, targets: tuple[int, ...]) -> int:
+    def _expected(self, gate: GateRouting, submission: Submission, targets: tuple[int, ...]) -> int | None:
         draft = Job(
             prompt_id=submission.prompt_id,
             number=0,
@@ -159,14 +190,11 @@ class Acceptance:
             expected=-1,
             client_id=submission.client_id,
         )
-        expected = expected_gpu(gate, draft, self._books.views(), self._books.clock.seconds())
-        if expected is None:
-            raise self._books.fleet.unavailable(targets)
-        return expected
+        return expected_gpu(gate, draft, self._books.views(), self._books.clock.seconds())
 
-    def _validator(self, expected: int, targets: Sequence[int]) -> IBackend | None:
-        ready = self._books.fleet.ready((expected, *targets))
-        return next((backend for backend in ready if backend.has_companion), None)
+    def _validators(self, expected: int, targets: Sequence[int]) -> list[IBackend]:
+        others = (gpu_id for gpu_id in targets if gpu_id != expected)
+        return [backend for backend in self._books.fleet.ready((expected, *others)) if backend.has_companion]
 
     def _job(
         self, gate: GateRouting, submission: Submission, targets: tuple[int, ...], expected: int, outputs: list[str]

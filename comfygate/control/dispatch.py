@@ -12,7 +12,8 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendError, BackendUnreachable
-from comfygate.model import BackendState, BackendView, Job, JobState
+from comfygate.ledger import Held
+from comfygate.model import BackendState, BackendView, JobState
 from comfygate.routing.assignment import next_choice
 
 _REST = 1.0
@@ -40,53 +41,56 @@ class Dispatcher:
             choice = next_choice(gates, waiting, views, now)
             if choice is None:
                 return
-            job = self._ledger.assign(choice.job.prompt_id, choice.gpu_id)
-            Deferred.fromCoroutine(self._send(job, choice.gpu_id))
+            held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id)
+            Deferred.fromCoroutine(self._send(held))
             views[choice.gpu_id] = self._rested(self._books.view(choice.gpu_id))
 
-    async def _send(self, job: Job, gpu_id: int) -> None:
-        with self._log.failuresHandled("sending {job} to GPU {gpu_id}", job=job, gpu_id=gpu_id):
-            await self._submit(job, gpu_id)
+    async def _send(self, held: Held) -> None:
+        with self._log.failuresHandled("sending {job} to GPU {gpu_id}", job=held.job, gpu_id=held.gpu_id):
+            await self._submit(held)
+        if self._ledger.is_current(held):
+            self._look_up(held, "was not asked as it should be")
 
-    async def _submit(self, job: Job, gpu_id: int) -> None:
-        backend: Any = self._books.fleet[gpu_id]
+    async def _submit(self, held: Held) -> None:
+        backend: Any = self._books.fleet[held.gpu_id]
         try:
-            answer = await backend.client.submit(job.submission)
+            answer = await backend.client.submit(held.job.submission)
         except BackendUnreachable as error:
-            self._put_back(job, gpu_id, f"could not be reached: {error}")
-            return
+            self._put_back(held, f"could not be reached: {error}")
         except (BackendError, DeferredTimeoutError) as error:
-            self._look_up(job, gpu_id, f"gave no clear answer: {error!r}")
-            return
-        if not self._still_sent(job, gpu_id):
+            self._look_up(held, f"gave no clear answer: {error!r}")
+        else:
+            self._answered(held, answer)
+        self._books.changed()
+
+    def _answered(self, held: Held, answer: Any) -> None:
+        if not self._ledger.is_current(held):
             return
         if answer.status == 200:
-            self._ledger.hold(job, gpu_id, JobState.PENDING)
-            self._reconciler.look(gpu_id)
+            self._ledger.hold(held.job, held.gpu_id, JobState.PENDING)
+            self._reconciler.look(held.gpu_id)
         elif answer.status == 400:
             self._log.error(
                 "GPU {gpu_id} refuses {prompt_id}, which was valid when it was accepted: {body}",
-                gpu_id=gpu_id,
-                prompt_id=job.prompt_id,
+                gpu_id=held.gpu_id,
+                prompt_id=held.job.prompt_id,
                 body=answer.body[:1000],
             )
-            self._ledger.end(job.prompt_id, JobState.FAILED)
+            self._ledger.end(held.job.prompt_id, JobState.FAILED)
         else:
-            self._look_up(job, gpu_id, f"answered {answer.status}")
-        self._books.changed()
+            self._look_up(held, f"answered {answer.status}")
 
-    def _still_sent(self, job: Job, gpu_id: int) -> bool:
-        held = self._ledger.held(job.prompt_id)
-        return held is not None and held.gpu_id == gpu_id and held.state is JobState.SENT
-
-    def _put_back(self, job: Job, gpu_id: int, reason: str) -> None:
-        self._log.warn(
-            "{prompt_id} waits again: GPU {gpu_id} {reason}", prompt_id=job.prompt_id, gpu_id=gpu_id, reason=reason
-        )
-        if self._still_sent(job, gpu_id):
-            self._ledger.put_back(job.prompt_id, attempts=job.attempts)
-        self._resting.add(gpu_id)
-        self._books.clock.callLater(_REST, self._rest_over, gpu_id)
+    def _put_back(self, held: Held, reason: str) -> None:
+        if self._ledger.is_current(held):
+            self._log.warn(
+                "{prompt_id} waits again: GPU {gpu_id} {reason}",
+                prompt_id=held.job.prompt_id,
+                gpu_id=held.gpu_id,
+                reason=reason,
+            )
+            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+        self._resting.add(held.gpu_id)
+        self._books.clock.callLater(_REST, self._rest_over, held.gpu_id)
 
     def _rest_over(self, gpu_id: int) -> None:
         self._resting.discard(gpu_id)
@@ -95,11 +99,14 @@ class Dispatcher:
     def _rested(self, view: BackendView) -> BackendView:
         return evolve(view, state=BackendState.DOWN) if view.gpu_id in self._resting else view
 
-    def _look_up(self, job: Job, gpu_id: int, reason: str) -> None:
+    def _look_up(self, held: Held, reason: str) -> None:
         # It may be queued there all the same: asked by id, never sent again blindly.
-        self._log.warn(
-            "looking {prompt_id} up: GPU {gpu_id} {reason}", prompt_id=job.prompt_id, gpu_id=gpu_id, reason=reason
-        )
-        if self._still_sent(job, gpu_id):
-            self._ledger.hold(job, gpu_id, JobState.UNCLEAR)
-            self._reconciler.look(gpu_id)
+        if self._ledger.is_current(held):
+            self._log.warn(
+                "looking {prompt_id} up: GPU {gpu_id} {reason}",
+                prompt_id=held.job.prompt_id,
+                gpu_id=held.gpu_id,
+                reason=reason,
+            )
+            self._ledger.hold(held.job, held.gpu_id, JobState.UNCLEAR)
+            self._reconciler.look(held.gpu_id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 from attrs import frozen
@@ -14,7 +15,7 @@ from twisted.logger import Logger
 
 from comfygate.control.books import Books
 from comfygate.errors import BackendError
-from comfygate.interfaces import IInterruptPolicy
+from comfygate.interfaces import IBackend, IInterruptPolicy
 from comfygate.model import JobState
 from comfygate.routing.assignment import GateRouting
 
@@ -46,7 +47,7 @@ class Interrupts:
 
     async def prompt(self, prompt_id: str) -> Interrupted:
         """Stop one prompt, wherever it is."""
-        await self._settled(prompt_id)
+        await self._settled((prompt_id,))
         if prompt_id in self._ledger.waiting:
             return self._cancel_waiting(prompt_id)
         held = self._ledger.held(prompt_id)
@@ -58,6 +59,8 @@ class Interrupts:
             state = await self._stop_on(candidate, prompt_id)
             if state is not None:
                 return Interrupted(prompt_id, candidate, state)
+        if prompt_id in self._ledger.waiting:  # again: its backend went down when it was asked
+            return self._cancel_waiting(prompt_id)
         return Interrupted(prompt_id, None, "unknown")
 
     async def running(self, gate: GateRouting) -> None:
@@ -66,10 +69,7 @@ class Interrupts:
         :raises GateError: 503 if none of them serves requests now.
         """
         self._books.fleet.first_ready(gate.gpu_ids)
-        for backend in self._books.fleet.ready(gate.gpu_ids):
-            client: Any = backend
-            with self._log.failuresHandled("interrupting GPU {gpu_id}", gpu_id=backend.gpu_id):
-                await client.client.interrupt(None)
+        await self._on_all(gate, self._interrupt)
 
     async def client(self, gate: GateRouting, client_id: str) -> None:
         """Stop what runs for one client on a gate's GPUs."""
@@ -85,13 +85,25 @@ class Interrupts:
             ignored, as ComfyUI does.
         """
         wanted = None if prompt_ids is None else frozenset(prompt_ids)
-        ours = frozenset(gate.gpu_ids)
         for job in list(self._ledger.waiting):
-            if job.targets <= ours and (wanted is None or job.prompt_id in wanted):
+            if job.expected in gate.gpu_ids and (wanted is None or job.prompt_id in wanted):
                 self._cancel_waiting(job.prompt_id)
-        for backend in self._books.fleet.ready(gate.gpu_ids):
-            with self._log.failuresHandled("clearing the queue of GPU {gpu_id}", gpu_id=backend.gpu_id):
-                await self._remove_held(backend, wanted)
+        await self._on_all(gate, partial(self._remove_held, wanted=wanted))
+
+    async def _on_all(self, gate: GateRouting, do: Callable[[Any], Awaitable[None]]) -> None:
+        """Do something on every GPU that serves requests, at the same time: one that hangs delays no other."""
+        doing = [Deferred.fromCoroutine(self._on(one, do)) for one in self._books.fleet.ready(gate.gpu_ids)]
+        for one in doing:
+            await one
+
+    async def _on(self, backend: IBackend, do: Callable[[Any], Awaitable[None]]) -> None:
+        try:
+            await do(backend)
+        except (BackendError, DeferredTimeoutError) as error:
+            self._log.warn("GPU {gpu_id} cannot be told to stop: {error}", gpu_id=backend.gpu_id, error=error)
+
+    async def _interrupt(self, backend: Any) -> None:
+        await backend.client.interrupt(None)
 
     def _cancel_waiting(self, prompt_id: str) -> Interrupted:
         job = self._ledger.waiting.get(prompt_id)
@@ -99,14 +111,15 @@ class Interrupts:
         self._books.changed()
         return Interrupted(prompt_id, job.expected, "pending")
 
-    async def _settled(self, prompt_id: str) -> None:
+    async def _settled(self, prompt_ids: Iterable[str]) -> None:
         # A job on its way is in neither queue; it arrives within milliseconds.
         deadline = self._books.clock.seconds() + _SENDING_PATIENCE
-        while self._books.clock.seconds() < deadline:
-            held = self._ledger.held(prompt_id)
-            if held is None or held.state is not JobState.SENT:
-                return
+        while any(map(self._on_its_way, prompt_ids)) and self._books.clock.seconds() < deadline:
             await self._pause()
+
+    def _on_its_way(self, prompt_id: str) -> bool:
+        held = self._ledger.held(prompt_id)
+        return held is not None and held.state in (JobState.SENT, JobState.UNCLEAR)
 
     def _pause(self) -> Deferred[None]:
         clock: IReactorTime = self._books.clock
@@ -141,12 +154,29 @@ class Interrupts:
             self._books.changed()
 
     async def _remove_held(self, backend: Any, wanted: frozenset[str] | None) -> None:
-        queue = await backend.client.queue()
+        ours = [
+            held.job.prompt_id
+            for held in self._ledger.held_by(backend.gpu_id)
+            if held.state is not JobState.RUNNING and (wanted is None or held.job.prompt_id in wanted)
+        ]
+        await self._settled(ours)
+        try:
+            await self._remove_pending_of(backend, wanted)
+        finally:
+            for prompt_id in ours:
+                if prompt_id in self._ledger.waiting:  # again: the backend went down
+                    self._cancel_waiting(prompt_id)
+
+    async def _remove_pending_of(self, backend: Any, wanted: frozenset[str] | None) -> None:
+        client = backend.client
+        if client is None:
+            return
+        queue = await client.queue()
         doomed = [prompt_id for prompt_id in queue.pending if wanted is None or prompt_id in wanted]
         if not doomed:
             return
-        await backend.client.delete(doomed)
-        left = (await backend.client.queue()).running
+        await client.delete(doomed)
+        left = (await client.queue()).running
         for prompt_id in doomed:
             if prompt_id not in left:
-                await self._note_removed(backend.client, prompt_id)
+                await self._note_removed(client, prompt_id)

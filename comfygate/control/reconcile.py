@@ -14,7 +14,7 @@ from zope.interface import implementer
 
 from comfygate.backend.waiting import Queue
 from comfygate.control.books import Books
-from comfygate.errors import BackendError
+from comfygate.errors import BackendError, BackendUnusable
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.ledger import Held, Stranger
 from comfygate.model import BackendState, Job, JobState
@@ -41,6 +41,7 @@ class Reconciler:
         self._ledger = books.ledger
         self._looking: dict[int, Deferred[None]] = {}
         self._again: set[int] = set()
+        self._doubted: set[int] = set()  # may have been restarted by someone else since we asked last
         self._timer = LoopingCall(self._look_at_busy)
         self._timer.clock = books.clock
         self._stopped = False
@@ -67,6 +68,8 @@ class Reconciler:
             self.look(backend.gpu_id)
         elif backend.owned:
             self._lose(backend.gpu_id)
+        else:
+            self._doubted.add(backend.gpu_id)
         self._books.changed()
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
@@ -101,44 +104,61 @@ class Reconciler:
             return
         # Only jobs that were acknowledged before the question can be missing from the answer.
         asked = [held for held in self._ledger.held_by(gpu_id) if held.state is not JobState.SENT]
+        suspects = self._ledger.suspects(gpu_id)
         try:
             queue = await backend.client.queue()
-            await self._compare(backend, asked, frozenset(queue.running), frozenset(queue.pending))
+            for held in self._compare(asked, queue):
+                self._left(held, await self._end(backend, held), blamed=held in suspects)
         except (BackendError, DeferredTimeoutError) as error:
             self._log.debug("GPU {gpu_id} does not tell its queue: {error}", gpu_id=gpu_id, error=error)
             return
+        self._doubted.discard(gpu_id)
         self._meet_strangers(gpu_id, queue)
         self._books.changed()
 
-    async def _compare(
-        self, backend: Any, asked: Iterable[Held], running: frozenset[str], pending: frozenset[str]
-    ) -> None:
+    def _compare(self, asked: Iterable[Held], queue: Queue) -> list[Held]:
+        """Note who runs and who waits; return those that left the queue."""
+        running, pending = frozenset(queue.running), frozenset(queue.pending)
+        left = []
         for held in asked:
             if held.job.prompt_id in running:
                 self._settle(held, JobState.RUNNING)
             elif held.job.prompt_id in pending:
                 self._settle(held, JobState.PENDING)
             else:
-                entry = await backend.client.history(held.job.prompt_id)
-                self._left(held, entry)
+                left.append(held)
+        return left
 
     def _settle(self, held: Held, state: JobState) -> None:
-        if self._is_current(held) and held.state is not state:
+        if self._ledger.is_current(held) and held.state is not state:
             self._ledger.hold(held.job, held.gpu_id, state)
 
-    def _left(self, held: Held, entry: dict[str, Any] | None) -> None:
-        if not self._is_current(held):
-            return
-        if entry is not None:
-            self._ledger.end(held.job.prompt_id, outcome(entry))
-        elif held.state is JobState.UNCLEAR:
-            self._try_again(held)
-        else:
-            # Removed from the queue or the history by someone who asked ComfyUI itself.
-            self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
+    async def _end(self, backend: Any, held: Held) -> JobState | None:
+        """How the backend says that a job ended; ``None`` if it knows nothing of it."""
+        try:
+            entry = await backend.client.history(held.job.prompt_id)
+        except BackendUnusable as error:
+            # Some nodes leave results that ComfyUI itself cannot write as JSON.
+            self._log.warn("{prompt_id} ended in some way: {error}", prompt_id=held.job.prompt_id, error=error)
+            return JobState.UNKNOWN
+        return None if entry is None else outcome(entry)
 
-    def _is_current(self, held: Held) -> bool:
-        return self._ledger.held(held.job.prompt_id) is held
+    def _left(self, held: Held, end: JobState | None, *, blamed: bool) -> None:
+        if not self._ledger.is_current(held):
+            return
+        if end is not None:
+            self._ledger.end(held.job.prompt_id, end)
+        elif held.state is JobState.UNCLEAR:
+            self._try_again(held, blamed=True)
+        elif held.gpu_id in self._doubted:
+            self._try_again(held, blamed=blamed)
+        else:
+            self._log.warn(
+                "{prompt_id} is gone from GPU {gpu_id}: someone asked ComfyUI itself to remove it",
+                prompt_id=held.job.prompt_id,
+                gpu_id=held.gpu_id,
+            )
+            self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
 
     def _meet_strangers(self, gpu_id: int, queue: Queue) -> None:
         listed = [(item, True) for item in queue.running_items] + [(item, False) for item in queue.pending_items]
@@ -151,19 +171,17 @@ class Reconciler:
 
     def _lose(self, gpu_id: int) -> None:
         # Queue and history died with the process; the jobs wait again in their old order.
+        suspects = self._ledger.suspects(gpu_id)
         for held in self._ledger.held_by(gpu_id):
-            if self._ledger.is_finished(held.job.prompt_id):
-                self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
-        for held in self._ledger.suspects(gpu_id):
-            self._try_again(held)
-        for held in self._ledger.held_by(gpu_id):
-            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+            self._try_again(held, blamed=held in suspects)
         self._ledger.meet(gpu_id, ())
 
-    def _try_again(self, held: Held) -> None:
+    def _try_again(self, held: Held, *, blamed: bool) -> None:
         job = held.job
-        attempts = job.attempts + 1
-        if attempts < MOST_ATTEMPTS:
+        attempts = job.attempts + blamed
+        if self._ledger.is_finished(job.prompt_id):
+            self._ledger.end(job.prompt_id, JobState.UNKNOWN)
+        elif attempts < MOST_ATTEMPTS:
             self._log.warn("{prompt_id} waits again: GPU {gpu_id} lost it", prompt_id=job.prompt_id, gpu_id=held.gpu_id)
             self._ledger.put_back(job.prompt_id, attempts=attempts)
         else:

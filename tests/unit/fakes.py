@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 from attrs import define, field, frozen
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -40,6 +42,8 @@ class FakeClient:
 
     :ivar fault: raised by the next submit, after queueing if `queues_anyway`.
     :ivar deaf: it does not tell its queue.
+    :ivar pause: what every answer waits for.
+    :ivar before: called before an answer, by the method's name; may raise.
     """
 
     items: list[Any] = field(factory=list)
@@ -51,11 +55,15 @@ class FakeClient:
     queues_anyway: bool = False
     submitted: list[str] = field(factory=list)
     deaf: bool = False
+    pause: Deferred[None] | None = None
+    before: dict[str, Callable[[], object]] = field(factory=dict)
 
     async def validate(self, body: bytes) -> FakeAnswer:
+        await self._ready("validate")
         return self.validation
 
     async def submit(self, body: bytes) -> FakeAnswer:
+        await self._ready("submit")
         fields = orjson.loads(body)
         fault, self.fault = self.fault, None
         answer, self.answer = self.answer, None
@@ -68,25 +76,45 @@ class FakeClient:
         return answer or FakeAnswer(200, b'{"node_errors": {}}')
 
     async def queue(self) -> Queue:
+        await self._ready("queue")
         if self.deaf:
             raise BackendUnreachable("refused")
         items = [QueueItem(item[0], item[1], None, orjson.dumps(item)) for item in self.items]
         return Queue(tuple(items[:1]), tuple(items[1:]))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
+        await self._ready("history")
         return self.done.get(prompt_id)
 
     async def interrupt(self, prompt_id: str | None) -> None:
+        await self._ready("interrupt")
         self.interrupted.append(prompt_id)
 
     async def delete(self, prompt_ids: list[str]) -> None:
+        await self._ready("delete")
         self.items[1:] = [item for item in self.items[1:] if item[1] not in prompt_ids]
+
+    async def _ready(self, method: str) -> None:
+        if self.pause is not None:
+            waiting: Deferred[None] = Deferred()
+            self.pause.addCallback(lambda _: None if waiting.called else waiting.callback(None))
+            await waiting
+        self.before.get(method, lambda: None)()
 
     def finish(self, status: str = "success", *messages: str) -> str:
         """The running prompt ends; say which it was."""
         prompt_id: str = self.items.pop(0)[1]
         self.done[prompt_id] = {"status": {"status_str": status, "messages": [[name, {}] for name in messages]}}
         return prompt_id
+
+
+def raising(error: Exception) -> Callable[[], object]:
+    """For :ivar:`FakeClient.before`."""
+
+    def fail() -> object:
+        raise error
+
+    return fail
 
 
 @implementer(IBackend)

@@ -7,15 +7,15 @@ from typing import Any
 
 import orjson
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.python.failure import Failure
 
 from comfygate.control.reconcile import outcome
-from comfygate.errors import BackendUnclear, BackendUnreachable, GateError
+from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable, GateError
 from comfygate.model import BackendState, JobState
 from comfygate.routing.assignment import GateRouting
-from tests.unit.fakes import FakeAnswer, House, body, new_id
+from tests.unit.fakes import FakeAnswer, House, body, new_id, raising
 
 
 def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -28,10 +28,25 @@ def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return results[0]
 
 
+def later(coroutine: Coroutine[Any, Any, Any]) -> tuple[Deferred[Any], list[Any]]:
+    """Something that waits, and where its result will be."""
+    results: list[Any] = []
+    waiting = Deferred.fromCoroutine(coroutine)
+    waiting.addBoth(results.append)
+    assert not results, "it does not wait"
+    return waiting, results
+
+
 def submit(house: House, gate: GateRouting, pin: str | None = None, **fields: Any) -> dict[str, Any]:
+    told = accept(house, gate, pin, **fields)
+    house.turn()
+    return told
+
+
+def accept(house: House, gate: GateRouting, pin: str | None = None, **fields: Any) -> dict[str, Any]:
+    """Submit a prompt, and stop before it is handed over."""
     answer = now(house.acceptance.submit(gate, body(**fields), pin))
     assert answer.status == 200
-    house.turn()
     told: dict[str, Any] = orjson.loads(answer.body)
     return told
 
@@ -89,10 +104,40 @@ def test_hub_jobs_are_spread_and_bound_late() -> None:
     assert len(house.backends[0].client.submitted) == 2
 
 
+def test_prompts_that_are_validated_at_the_same_time_are_spread_all_the_same() -> None:
+    house = House()
+    for backend in house.backends:
+        backend.client.pause = Deferred()
+    results = [later(house.acceptance.submit(house.hub, body(), None))[1] for _ in range(4)]
+    for backend in house.backends:
+        pause, backend.client.pause = backend.client.pause, None
+        assert pause is not None
+        pause.callback(None)
+    assert sorted(orjson.loads(result[0].body)["gpu_id"] for result in results) == [0, 0, 1, 1]
+
+
+def test_a_prompt_is_accepted_though_every_backend_goes_down_once_it_is_validated() -> None:
+    house = House(gpus=1)
+    house.backends[0].client.pause = pause = Deferred()
+    _, results = later(house.acceptance.submit(house.gates[0], body(), None))
+    house.backends[0].become(BackendState.DOWN)
+    pause.callback(None)
+    assert results[0].status == 200
+    assert house.ledger.remaining(0) == 1
+
+
+def test_another_gpu_validates_where_the_expected_one_is_unreachable() -> None:
+    house = House()
+    house.backends[0].client.before["validate"] = raising(BackendUnreachable("refused"))
+    assert submit(house, house.hub)["gpu_id"] in (0, 1)
+    error = refused(house, house.gates[0])
+    assert error.status == 503
+
+
 def test_a_target_pins_and_a_wrong_one_is_refused() -> None:
     house = House()
     assert {submit(house, house.hub, pin="1")["gpu_id"] for _ in range(3)} == {1}
-    for pin in ("2", "-1", "x", "", "١"):
+    for pin in ("2", "-1", "x", "", "١", "1" * 5000):
         error = refused(house, house.hub, pin=pin)
         assert (error.status, error.type) == (400, "invalid_target")
     assert refused(house, house.gates[0], pin="1").status == 400
@@ -262,6 +307,113 @@ def test_without_a_companion_comfyuis_own_queue_holds_the_job() -> None:
     assert house.ledger.remaining(0) == 5
 
 
+def at_once(house: House) -> tuple[Deferred[Any], list[Any], Deferred[None]]:
+    """A prompt on its way to a backend without a companion; what comes of it; what it waits for."""
+    house.backends[0].has_companion = False
+    house.backends[0].client.pause = pause = Deferred()
+    return (*later(house.acceptance.submit(house.gates[0], body(), None)), pause)
+
+
+def test_a_client_that_leaves_before_comfyui_has_answered_leaves_no_job_behind() -> None:
+    house = House(gpus=1)
+    submitting, results, pause = at_once(house)
+    submitting.cancel()
+    pause.callback(None)
+    house.turn()
+    assert isinstance(results[0].value, CancelledError)
+    assert house.ledger.remaining(0) == 0
+
+
+@pytest.mark.parametrize("fault", [BackendUnclear("cut"), BackendUnreachable("refused")])
+def test_a_backend_that_dies_over_a_prompt_keeps_the_books_straight(fault: Exception) -> None:
+    house = House(gpus=1)
+    client = house.backends[0].client
+    client.fault = fault
+    _, results, pause = at_once(house)
+    house.backends[0].become(BackendState.DOWN)
+    pause.callback(None)
+    assert results[0].value.status == 502
+    assert house.ledger.remaining(0) == 1
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    assert house.ledger.remaining(0) == 1
+    assert len(house.backends[0].client.submitted) == 1
+
+
+def test_a_comfyui_that_someone_else_restarts_gets_its_jobs_again() -> None:
+    house = House(gpus=1)
+    house.backends[0].owned = False
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(3)]
+    house.backends[0].tell()
+    house.backends[0].become(BackendState.DOWN)
+    house.turn()
+    assert house.ledger.remaining(0) == 3
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    assert house.backends[0].client.submitted == ids[:2]
+    assert [house.finish(0) for _ in range(3)] == ids
+
+
+def test_a_comfyui_of_someone_else_that_was_only_out_of_reach_keeps_its_jobs() -> None:
+    house = House(gpus=1)
+    house.backends[0].owned = False
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(2)]
+    client = house.backends[0].client
+    house.backends[0].become(BackendState.DOWN)
+    house.backends[0].client = client
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    assert client.submitted == ids
+    client.items.pop()  # removed by someone who asked ComfyUI itself
+    house.backends[0].tell()
+    house.turn()
+    assert client.submitted == ids
+    assert house.ledger.remaining(0) == 1
+
+
+def test_a_history_that_cannot_be_read_keeps_no_job() -> None:
+    house = House(gpus=1)
+    ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(3)]
+    house.backends[0].tell()
+    house.turn()
+    house.backends[0].client.before["history"] = raising(BackendUnusable("status 500"))
+    house.finish(0)
+    del house.backends[0].client.before["history"]
+    assert [house.finish(0) for _ in range(2)] == ids[1:]
+    assert house.ledger.remaining(0) == 0
+    ended = house.ledger.ended(ids[0])
+    assert ended is not None
+    assert ended.state is JobState.UNKNOWN
+
+
+def test_a_late_answer_of_a_dead_backend_says_nothing_of_the_job_sent_again() -> None:
+    house = House(gpus=1)
+    prompt_id = accept(house, house.gates[0])["prompt_id"]
+    dead = house.backends[0].client
+    dead.pause, dead.fault = Deferred(), BackendUnclear("cut")
+    house.turn()
+    house.backends[0].become(BackendState.DOWN)
+    house.backends[0].client.pause = Deferred()
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    dead.pause.callback(None)
+    house.turn()
+    held = house.ledger.held(prompt_id)
+    assert held is not None
+    assert held.state is JobState.SENT
+
+
+def test_a_job_goes_elsewhere_at_once_where_its_gpu_is_unreachable() -> None:
+    house = House()
+    prompt_id = accept(house, house.hub)["prompt_id"]
+    client = house.backends[0].client
+    client.pause, client.fault = Deferred(), BackendUnreachable("refused")
+    house.turn()
+    client.pause.callback(None)
+    house.turn()
+    assert house.backends[1].client.submitted == [prompt_id]
+
+
 def test_an_interrupt_takes_a_waiting_job_out_and_touches_nothing_else() -> None:
     house = House(gpus=1)
     ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(4)]
@@ -315,6 +467,61 @@ def test_clear_and_delete_touch_pending_jobs_of_the_gate_only() -> None:
     now(house.interrupts.remove_pending(house.hub, None))
     house.turn()
     assert queue_of(house, house.hub) == ([mine[0], other[0]], [])
+
+
+def test_clear_waits_for_a_job_that_is_on_its_way() -> None:
+    house = House(gpus=1)
+    first = submit(house, house.gates[0])["prompt_id"]
+    second = accept(house, house.gates[0])["prompt_id"]
+    house.backends[0].client.pause = pause = Deferred()
+    house.turn()
+    _, cleared = later(house.interrupts.remove_pending(house.gates[0], None))
+    pause.callback(None)
+    house.clock.advance(1)
+    house.turn()
+    assert cleared == [None]
+    assert queue_of(house, house.gates[0]) == ([first], [])
+    ended = house.ledger.ended(second)
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+
+
+def test_a_port_removes_what_it_lists() -> None:
+    house = House()
+    ids = [submit(house, house.hub)["prompt_id"] for _ in range(10)]
+    _, listed = queue_of(house, house.gates[0])
+    now(house.interrupts.remove_pending(house.gates[0], None))
+    house.turn()
+    running, pending = queue_of(house, house.hub)
+    assert len(listed) == 4
+    assert {*running, *pending} == {*ids} - {*listed}
+
+
+def test_an_interrupt_whose_backend_dies_finds_the_job_where_it_waits_again() -> None:
+    house = House(gpus=1)
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+
+    def die() -> None:
+        house.backends[0].become(BackendState.DOWN)
+        raise BackendUnreachable("refused")
+
+    house.backends[0].client.before["queue"] = die
+    found = now(house.interrupts.prompt(prompt_id))
+    assert (found.gpu_id, found.state) == (0, "pending")
+    assert house.ledger.remaining(0) == 0
+
+
+def test_a_gpu_that_hangs_does_not_delay_the_interrupts_of_the_others() -> None:
+    house = House()
+    for gate in house.gates:
+        submit(house, gate)
+    house.backends[0].client.pause = Deferred()
+    _, interrupting = later(house.interrupts.running(house.hub))
+    assert house.backends[1].client.interrupted == [None]
+    _, clearing = later(house.interrupts.remove_pending(house.hub, None))
+    house.backends[0].client.pause.callback(None)
+    house.turn()
+    assert (interrupting, clearing) == ([None], [None])
 
 
 def test_interrupting_by_client_stops_what_runs_for_that_client() -> None:
