@@ -24,8 +24,8 @@ GATE_HEADER = b"X-ComfyGate-Gate"
 
 # What the gate says itself, or must not be said by a client.
 _NOT_PASSED = frozenset({b"origin", GATE_HEADER.lower()})
-# The control plane reads bodies by their route, never as forms.
-_NOT_FOR_CONTROL = _NOT_PASSED | {b"content-type"}
+# All that the control plane reads; so nothing else can reach its parser or its bounds.
+_FOR_CONTROL = frozenset({b"content-length", b"expect", b"x-target-gpu"})
 
 
 @frozen(kw_only=True)
@@ -124,10 +124,11 @@ class Gate:
         if head.upgrade == b"websocket":
             return self._bridge(head)
         if route.control:
+            _check_encoding(head)
             return Relay(
                 pool=self._control,
                 host=b"comfygate",
-                drop_headers=_NOT_FOR_CONTROL,
+                only_headers=_FOR_CONTROL,
                 extra_headers=((GATE_HEADER, self.facts.name.encode("ascii")),),
                 max_body=self.facts.max_prompt,
                 backend_timeout=self.facts.backend_timeout,
@@ -146,6 +147,13 @@ class Gate:
         if backend.address is None:
             raise self._fleet.unavailable((backend.gpu_id,))
         return Upgrade(self.bridges.accept(head, backend.gpu_id, backend.address))
+
+
+def _check_encoding(head: RequestHead) -> None:
+    encoding = head.get(b"content-encoding") or b"identity"
+    if encoding.lower() != b"identity":
+        details = f"It is {encoding.decode('latin-1')}; send it as it is."
+        raise GateError(415, "unsupported_encoding", "The body must not be compressed", details)
 
 
 def _authority(address: tuple[str, int] | None) -> bytes:

@@ -266,14 +266,18 @@ class Exchange:
         if head.version == (1, 0):
             dropped |= {b"expect"}  # RFC 9110, section 10.1.1
         headers = [(b"Host", relay.host)]
-        headers += [header for header in end_to_end(head.headers) if header[0].lower() not in dropped]
+        headers += [header for header in end_to_end(head.headers) if self._is_told(header[0].lower(), dropped)]
         if isinstance(head.framing, Chunked):
             headers.append((b"Transfer-Encoding", b"chunked"))
         headers += relay.extra_headers
-        forwarded = self._forwarded()
+        forwarded = self._forwarded() if relay.only_headers is None else []
         if len(headers) + len(forwarded) <= MAX_HEADERS:  # never more than the backend takes
             headers += forwarded
         return headers
+
+    def _is_told(self, name: bytes, dropped: frozenset[bytes]) -> bool:
+        only = self._relay.only_headers
+        return name not in dropped and (only is None or name in only)
 
     def _forwarded(self) -> list[tuple[bytes, bytes]]:
         head = self._head

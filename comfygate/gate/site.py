@@ -26,6 +26,8 @@ class Relay:
     :ivar pool: connections to whoever answers.
     :ivar host: the ``Host`` that it is told.
     :ivar drop_headers: names (lower case) of fields that it is not told.
+    :ivar only_headers: if given, names (lower case) of the only fields of the
+        client's that it is told.
     :ivar extra_headers: fields that it is told besides, after the client's.
     :ivar answer_headers: fields added to its final answer.
     :ivar max_body: bytes of body beyond which the answer is 413.
@@ -35,6 +37,7 @@ class Relay:
     pool: UpstreamPool
     host: bytes
     drop_headers: frozenset[bytes] = frozenset()
+    only_headers: frozenset[bytes] | None = None
     extra_headers: Headers = ()
     answer_headers: Headers = ()
     max_body: int | None = None

@@ -329,3 +329,12 @@ def test_the_command_line(tmp_path: Path) -> None:
     checked = twistd("comfygate", "--check", "--config", "gpus.ini", folder=tmp_path)
     assert checked.returncode == 0
     assert "gpu-0 on 8181" in checked.stdout
+
+
+def test_what_a_request_says_besides_does_not_reach_the_control_plane(gateway: Gateway) -> None:
+    many = {f"X-Custom-{n}": "x" * 4000 for n in range(14)}
+    form = {"Content-Type": "multipart/form-data; boundary=b", "X-ComfyGate-Gate": "gpu-3", **many}
+    answer = request(gateway.ports[1], "POST", "/prompt", {"prompt": workflow()}, form)
+    assert (answer.status, answer.json()["gpu_id"]) == (200, 1)
+    packed = request(gateway.ports[1], "POST", "/prompt", b"x", {"Content-Encoding": "gzip"})
+    assert (packed.status, packed.json()["error"]["type"]) == (415, "unsupported_encoding")

@@ -86,12 +86,14 @@ class Port:
 
 def test_what_must_be_understood_goes_to_the_control_plane_under_this_gates_name() -> None:
     port = Port()
-    decision = port.ask("POST /prompt", **{"Content-Type": "multipart/form-data; boundary=x"})
+    decision = port.ask("POST /prompt")
     assert isinstance(decision, Relay)
     assert decision.pool is port.control
     assert decision.extra_headers == ((GATE_HEADER, b"gpu-1"),)
     assert decision.max_body == 1000
-    assert {b"x-comfygate-gate", b"content-type", b"origin"} <= decision.drop_headers
+    assert decision.only_headers == {b"content-length", b"expect", b"x-target-gpu"}
+    assert port.refusal("POST /prompt", **{"Content-Encoding": "gzip"}).status == 415
+    assert isinstance(port.ask("POST /interrupt", **{"Content-Encoding": "identity"}), Relay)
 
 
 def test_everything_else_goes_to_the_gates_backend_with_a_host_that_it_accepts() -> None:
