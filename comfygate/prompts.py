@@ -38,12 +38,18 @@ class Submission:
     fields: Mapping[str, Any]
 
     def validation(self) -> bytes:
-        """The body for the companion's validate route."""
-        return orjson.dumps({**self.fields, "prompt_id": self.prompt_id})
+        """The body for the companion's validate route.
+
+        :raises GateError: 400; orjson reads values nested deeper than it writes.
+        """
+        return _encoded({**self.fields, "prompt_id": self.prompt_id})
 
     def submission(self, number: float) -> bytes:
-        """The body for a backend's POST /prompt, under our number."""
-        return orjson.dumps({**self.fields, "prompt_id": self.prompt_id, "number": number})
+        """The body for a backend's POST /prompt, under our number.
+
+        :raises GateError: as :meth:`validation`.
+        """
+        return _encoded({**self.fields, "prompt_id": self.prompt_id, "number": number})
 
     def item(self, number: float, outputs: list[str]) -> bytes:
         """The job as GET /queue lists it: [number, id, prompt, extra_data, outputs]."""
@@ -51,6 +57,13 @@ class Submission:
         if self.client_id is not None:
             extra["client_id"] = self.client_id
         return orjson.dumps([number, self.prompt_id, self.fields["prompt"], extra, outputs])
+
+
+def _encoded(value: object) -> bytes:
+    try:
+        return orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise _refusal("invalid_prompt", "The prompt is nested too deeply", str(error)) from None
 
 
 def parse_submission(body: bytes) -> Submission:

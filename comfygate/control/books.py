@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
@@ -19,6 +20,8 @@ class Books:
 
     :param prefetch: how many jobs a backend may hold: the running one and the next.
     """
+
+    _log = Logger()
 
     def __init__(
         self, fleet: Fleet, ledger: Ledger, gates: Sequence[GateRouting], clock: IReactorTime, prefetch: int
@@ -52,7 +55,8 @@ class Books:
     def _announce(self) -> None:
         self._announcing = False
         for watcher in self._watchers:
-            watcher()
+            with self._log.failuresHandled("telling {watcher} of a change", watcher=watcher):
+                watcher()
 
 
 @implementer(IStatusSource)

@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.python.failure import Failure
 
+from comfygate.control.dispatch import Dispatcher
 from comfygate.control.reconcile import outcome
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable, GateError
 from comfygate.model import BackendState, JobState
@@ -401,6 +402,15 @@ def test_a_late_answer_of_a_dead_backend_says_nothing_of_the_job_sent_again() ->
     held = house.ledger.held(prompt_id)
     assert held is not None
     assert held.state is JobState.SENT
+
+
+def test_whoever_fails_over_a_change_keeps_no_job_from_being_handed_over() -> None:
+    house = House(gpus=1)
+    del house.books._watchers[:]
+    house.books.watch(raising(RuntimeError("a mistake of ours")))
+    house.dispatcher = Dispatcher(house.books, house.reconciler)
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    assert house.backends[0].client.submitted == [prompt_id]
 
 
 def test_a_job_goes_elsewhere_at_once_where_its_gpu_is_unreachable() -> None:

@@ -109,3 +109,11 @@ def test_null_means_absent_where_it_does_to_comfyui() -> None:
     submission = parse_submission(body(client_id=None, partial_execution_targets=None))
     assert submission.client_id is None
     assert "client_id" not in submission.fields
+
+
+def test_a_prompt_that_is_nested_too_deeply_is_refused() -> None:
+    for depth in (300, 900, 2000):
+        nested = b"[" * depth + b"]" * depth
+        with pytest.raises(GateError) as caught:
+            parse_submission(b'{"prompt": {"1": {"class_type": "A", "inputs": {"x": %s}}}}' % nested).validation()
+        assert caught.value.status == 400
