@@ -35,7 +35,12 @@ class Options(usage.Options):
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
-            _refuse(f"{error}; see twistd comfygate --help")
+            _refuse(f"{str(error).rstrip('.')}; see twistd comfygate --help")
+
+    def parseArgs(self, *words: str) -> None:
+        """Take no words without an option."""
+        if words:
+            raise usage.UsageError(f"{words[0]!r} is not an option; a configuration is named with --config {words[0]}")
 
     def opt_version(self) -> NoReturn:
         """Print the version and exit."""

@@ -205,6 +205,16 @@ def test_mistakes_end_with_one_sentence(
     assert not (tmp_path / "state").exists()
 
 
+def test_a_configuration_without_its_option_is_a_mistake(from_wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "gpus.ini").write_text(GOOD, encoding="utf-8")
+    done = run([twistd(from_wheel), "-n", "--pidfile=", "comfygate", "gpus.ini"], tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "comfygate: 'gpus.ini' is not an option; a configuration is named with --config gpus.ini; "
+        "see twistd comfygate --help\n"
+    )
+
+
 def test_the_simulator_starts(python: Path, tmp_path: Path) -> None:
     assert "--sim-node-seconds" in must([python, "-m", "comfygate.simulator", "--help"], tmp_path)
 
