@@ -88,7 +88,12 @@ MAIN = (
         help="the Python that has what ComfyUI needs",
         path=True,
     ),
-    Key(name="devices", read=values.line, default="all", help='"all" (NVML), "0,1,3", UUIDs, "cpu*4", or "none"'),
+    Key(
+        name="devices",
+        read=values.devices,
+        default="all",
+        help='"all" (NVML), "0,1,3", UUIDs, "cpu*4", or "none"',
+    ),
     Key(name="interface", read=values.address, default="127.0.0.1", help="where the ports listen; 0.0.0.0: everywhere"),
     Key(
         name="first_port",

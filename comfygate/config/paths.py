@@ -25,8 +25,8 @@ def settle_paths(
 
     :param main: the section that they are from.
     :param values: its values by key, changed in place; gets ``temporary`` too.
-    :raises ConfigError: for an unset variable, a missing ``comfyui``, and a
-        ``state_dir`` that is too long.
+    :raises ConfigError: for an unset variable, a missing ``comfyui``, a
+        ``python`` that is not on the PATH, and a ``state_dir`` that is too long.
     """
 
     def settle(name: str, default: str = "") -> str:
@@ -53,7 +53,10 @@ def settle_paths(
     values["input_dir"] = settle("input_dir", os.path.join(home, "input"))
     values["output_dir"] = settle("output_dir", os.path.join(home, "output"))
     if values["python"] and "/" not in values["python"]:
-        values["python"] = shutil.which(values["python"], path=environ.get("PATH")) or values["python"]
+        found = shutil.which(values["python"], path=environ.get("PATH"))
+        if found is None:
+            raise main.mistake("python", f"there is no {values['python']} on the PATH; write where it is, from / on")
+        values["python"] = found
     values["python"] = settle("python", _default_python(values["comfyui"], environ, exists))
 
 

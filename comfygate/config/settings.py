@@ -19,6 +19,7 @@ __all__ = ["Config", "ConfigError", "GateConfig", "GpuOverrides", "PolicySpec", 
 
 LIMIT_NAMES = ("rate", "burst", "limit_by", "max_wait", "metered")
 IN_ORDER = PolicySpec("least-loaded")
+_SECTION = re.compile(r"comfygate|gpu:(0|[1-9][0-9]{0,5})|gate:[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @frozen(kw_only=True)
@@ -241,6 +242,9 @@ def parse(
     :raises ConfigError: for any mistake that the text alone shows.
     """
     sections = read_sections(text, filename)
+    for name in sections:
+        if not _SECTION.fullmatch(name):
+            raise unknown_section(filename, name)
     main = Section(filename, "comfygate", MAIN, sections.pop("comfygate", {}))
     values = main.values()
     settle_paths(main, values, environ, here, exists)
@@ -248,12 +252,10 @@ def parse(
     gpus, gates = {}, []
     for name, content in sections.items():
         kind, _, rest = name.partition(":")
-        if kind == "gpu" and re.fullmatch(r"0|[1-9][0-9]{0,5}", rest):
+        if kind == "gpu":
             gpus[int(rest)] = _gpu(Section(filename, name, GPU, content))
-        elif kind == "gate" and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", rest):
-            gates.append(_gate(Section(filename, name, GATE, content), rest, config))
         else:
-            raise unknown_section(filename, name)
+            gates.append(_gate(Section(filename, name, GATE, content), rest, config))
     return evolve(config, gpus=dict(sorted(gpus.items())), gates=tuple(gates))
 
 

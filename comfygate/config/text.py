@@ -116,6 +116,8 @@ class Section:
             if not key.lines or (line.partition("=")[0].strip() in names and "=" in line):
                 message = f"goes on in an indented line, {line.strip()!r}; if that is a key, begin it without spaces"
                 raise self.mistake(key.name, message)
+        if not key.lines and re.fullmatch(r"(['\"]).*\1", text):
+            raise self.mistake(key.name, f"is in quotation marks; write {text[1:-1] or 'a value'} without them")
         try:
             return key.read(text)
         except ValueError as error:

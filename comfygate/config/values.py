@@ -110,6 +110,16 @@ def line(text: str) -> str:
     return text
 
 
+def devices(text: str) -> str:
+    """Names of devices, in words that could be some; whether they are there, only the machine knows."""
+    if text.lower() in ("all", "none"):
+        return text.lower()
+    for word in (part.strip() for part in text.split(",")):
+        if word and not re.fullmatch(r"all|cpu(\s*\*\s*[0-9]+)?|[0-9]{1,9}|(gpu|mig)-\S+", word, re.IGNORECASE):
+            raise ValueError(f"must be all, numbers such as 0,1,3, UUIDs, cpu*4 or none, not {text!r}")
+    return text
+
+
 def address(text: str) -> str:
     """An IP address of this machine, or one that stands for all of them."""
     try:
@@ -129,6 +139,8 @@ def arguments(text: str) -> tuple[str, ...]:
         raise ValueError(f"has a quotation mark that is not closed: {text!r}") from None
     for word in words:
         reason = _RESERVED_OPTIONS.get(word.partition("=")[0])
+        if word.startswith("#"):
+            reason = "a comment after a value begins with ;"
         if reason:
             raise ValueError(f"must not hold {word}: {reason}")
     return words

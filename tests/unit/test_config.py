@@ -227,7 +227,6 @@ COMFYUI = "[comfygate]\ncomfyui = /c\n"
         ("", {"COMFYUI_PYTHON": "/p/python"}, ("/c/venv/bin/python",), "/p/python"),
         ("python = ../py/bin/python", {"COMFYUI_PYTHON": "/p/python"}, (), "/etc/py/bin/python"),
         ("python = sh", {"PATH": "/nowhere:/bin"}, (), "/bin/sh"),
-        ("python = python9", {"PATH": "/nowhere"}, (), "/etc/comfygate/python9"),
     ],
 )
 def test_python(line: str, extra: Mapping[str, str], existing: tuple[str, ...], expected: str) -> None:
@@ -342,6 +341,7 @@ def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
         ("[gpu:0]\n[gpu:0]\n", "gpus.ini, [gpu:0]: is there twice, again in line 2; join them."),
         ("[comfygate]\nrate = 1\0\n", "line 2: holds a control character; remove it."),
         ("[comfygat]\n", "[comfygat]: is not a section; perhaps [comfygate] is meant."),
+        ("[ComfyGate]\n", "[ComfyGate]: is not a section; perhaps [comfygate] is meant."),
         ("[gpus:0]\n", "[gpus:0]: is not a section; perhaps [gpu:0] is meant."),
         ("[gpu 0]\n", "[gpu 0]: is not a section; perhaps [gpu:0] is meant."),
         ("[gpu:x]\n", "[gpu:x]: a GPU is meant by its number, counted from 0, not by 'x'"),
@@ -406,6 +406,14 @@ def test_mistakes_of_form(text: str, expected: str) -> None:
         ("metered = GET /a*b", "metered: must list patterns"),
         ("metered = GET /é", "metered: must list patterns"),
         ("metered = GET /api/queue", "metered: must name paths without /api, which is always meant too: '/queue'"),
+        ('first_port = "9000"', "first_port: is in quotation marks; write 9000 without them."),
+        ("state_dir = '/srv/x'", "state_dir: is in quotation marks; write /srv/x without them."),
+        ('[gpu:0]\nname = ""', "[gpu:0] name: is in quotation marks; write a value without them."),
+        ("arguments = --lowvram # little", "arguments: must not hold #: a comment after a value begins with ;."),
+        ("devices = cuda:0", "devices: must be all, numbers such as 0,1,3, UUIDs, cpu*4 or none, not 'cuda:0'."),
+        ("devices = cpu x 4", "devices: must be all"),
+        ("devices = 0;1", "devices: must be all"),
+        ("python = python9", "python: there is no python9 on the PATH; write where it is, from / on."),
         ("state_dir = ~bob/x", "state_dir: must name the folder in full"),
         ("input_dir = $NOPE/x", "input_dir: uses $NOPE, which is not set; set it, or write the path out."),
         ("[gpu:0]\nport = 70000", "[gpu:0] port: must be a whole number from 1 to 65535, not '70000'."),
@@ -427,6 +435,10 @@ def test_mistakes_of_values(line: str, expected: str) -> None:
     text = mistake(SIMULATED + line)
     assert text.startswith("gpus.ini, [")
     assert expected in text
+
+
+def test_a_section_that_is_none_is_named_before_what_it_would_have_said() -> None:
+    assert "perhaps [comfygate] is meant" in mistake("[comfygat]\ncomfyui = simulator\n")
 
 
 def test_without_a_comfyui() -> None:
