@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import resource
 import shutil
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from comfygate.config.settings import Config, GateConfig
+from comfygate.config.settings import Config, ConfigError, GateConfig
 
 BACKLOG = 1024
 """Connections that may wait to be accepted; a browser opens hundreds at once through a proxy."""
@@ -27,20 +29,24 @@ class StateFolder:
     def __init__(self, config: Config) -> None:
         self.path = config.state_dir
         self._temporary = config.temporary
-        try:
+        with _made(config, "state_dir"):
             os.makedirs(self.path, mode=0o700, exist_ok=True)
-            for folder in (config.input_dir, config.output_dir):
-                os.makedirs(folder, exist_ok=True)
             self._lock = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            message = f"{error.filename} cannot be made ({error.strerror}); name another folder, or give the right to"
-            raise config.mistake("state_dir", message) from None
+        try:
+            self._claim(config)
+        except ConfigError:
+            self.release()
+            raise
+
+    def _claim(self, config: Config) -> None:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            os.close(self._lock)
             message = f"{self.path} is in use by another ComfyGate; stop that one, or name another folder"
             raise config.mistake("state_dir", message) from None
+        for key in ("input_dir", "output_dir"):
+            with _made(config, key):
+                os.makedirs(getattr(config, key), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(config.control_socket)
 
@@ -49,6 +55,17 @@ class StateFolder:
         if self._temporary:
             shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+@contextlib.contextmanager
+def _made(config: Config, key: str) -> Iterator[None]:
+    """Blame what cannot be made on a key."""
+    try:
+        yield
+    except OSError as error:
+        remedy = "let this user write there, or name another folder"
+        message = f"{error.filename} cannot be made ({error.strerror}); {remedy}"
+        raise config.mistake(key, message) from None
 
 
 def claim_ports(config: Config, gates: Sequence[GateConfig]) -> dict[str, socket.socket]:
@@ -78,20 +95,29 @@ def _listen(config: Config, gate: GateConfig) -> socket.socket:
         listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
-        message = (
-            f"{gate.name} cannot listen on {config.interface} port {gate.port} ({error.strerror}); "
-            "stop what listens there, or choose another port"
-        )
-        raise config.mistake("interface" if error.errno in _NOT_OURS else _port_key(gate), message) from None
+        section, key = _port_key(config, gate)
+        remedy = "stop what listens there, or choose another port"
+        if error.errno == errno.EACCES:
+            remedy = "choose a port from 1024 on, which anybody may take"
+        elif error.errno in _NOT_OURS:
+            section, key, remedy = "comfygate", "interface", "name an address of this machine"
+        message = f"{gate.name} cannot listen on {config.interface} port {gate.port} ({error.strerror}); {remedy}"
+        raise config.mistake(key, message, section) from None
     return listening
 
 
-# EADDRNOTAVAIL and what a name or a family that this machine lacks gives.
-_NOT_OURS = frozenset({99, 97, 22})
+# What an address or a family that this machine lacks gives.
+_NOT_OURS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EINVAL})
 
 
-def _port_key(gate: GateConfig) -> str:
-    return "hub_port" if gate.name == "hub" else "first_port" if gate.name.startswith("gpu-") else "port"
+def _port_key(config: Config, gate: GateConfig) -> tuple[str, str]:
+    """Which section and key gave a gate its port."""
+    if gate.name == "hub":
+        return "comfygate", "hub_port"
+    gpu = re.fullmatch(r"gpu-(\d+)", gate.name)
+    if gpu is None:
+        return f"gate:{gate.name}", "port"
+    return (f"gpu:{gpu[1]}", "port") if config.overrides(int(gpu[1])).port else ("comfygate", "first_port")
 
 
 def raise_file_limit() -> int:
