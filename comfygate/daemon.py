@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,21 +99,25 @@ class Daemon(Service):
 
 @implementer(IBackendListener)
 class Herald:
-    """Says where to find what is there, once it answers."""
+    """Says where to find what is there, once every GPU answers or has failed to."""
 
     _log = Logger()
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._missing = set(plan.gpu_ids)
+        self._ready: dict[int, bool] = {}
+        self._said = False
 
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
-        if backend.gpu_id not in self._missing or backend.state is not BackendState.READY:
+        if self._said or backend.state not in (BackendState.READY, BackendState.DOWN, BackendState.FAILED):
             return
-        self._missing.discard(backend.gpu_id)
-        if not self._missing:
-            self._log.info("ComfyGate is ready:\n{addresses}", addresses="\n".join(self._lines()))
+        self._ready[backend.gpu_id] = backend.state is BackendState.READY
+        self._said = len(self._ready) == len(self._plan.gpu_ids)
+        if self._said:
+            missing = sorted(gpu_id for gpu_id, ready in self._ready.items() if not ready)
+            but = f", but for {_gpus(missing)}" if missing else ""
+            self._log.info("ComfyGate is ready{but}:\n{addresses}", but=but, addresses="\n".join(self._lines()))
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
@@ -122,9 +126,13 @@ class Herald:
         interface = self._plan.config.interface
         host = {"0.0.0.0": "localhost", "::": "localhost"}.get(interface, interface)  # noqa: S104
         for gate in self._plan.gates:
-            gpus = ", ".join(map(str, gate.gpu_ids))
-            what = f"GPU {gpus}" if len(gate.gpu_ids) == 1 else f"{gate.name}: GPUs {gpus}"
+            gpus = _gpus(gate.gpu_ids)
+            what = gpus if gate.name.startswith("gpu-") else f"{gate.name}: {gpus}"
             yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
+
+
+def _gpus(gpu_ids: Sequence[int]) -> str:
+    return f"GPU{'s' if len(gpu_ids) > 1 else ''} {', '.join(map(str, gpu_ids))}"
 
 
 def make_backends(reactor: Any, plan: Plan) -> list[IBackend]:
