@@ -113,6 +113,11 @@ def test_the_unit_says(line: str) -> None:
     assert line in unit_lines()
 
 
+def test_a_mistake_is_found_by_the_daemon_itself() -> None:
+    """systemd takes RestartPreventExitStatus from that alone: another program's 2 would be tried again for ever."""
+    assert not [line for line in unit_lines() if line.startswith("ExecStartPre=") and "twistd" in line]
+
+
 @pytest.mark.parametrize("option", ["PrivateDevices", "DevicePolicy", "MemoryDenyWriteExecute", "ProtectHome"])
 def test_the_unit_leaves_cuda_alone(option: str) -> None:
     assert not [line for line in unit_lines() if line.startswith(option + "=")]
