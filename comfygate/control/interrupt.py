@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from comfygate.control.books import Books
-from comfygate.errors import BackendError
+from comfygate.errors import BackendError, BackendUnreachable, GateError
 from comfygate.interfaces import IBackend, IInterruptPolicy
 from comfygate.model import JobState
 from comfygate.routing.assignment import GateRouting
@@ -46,7 +46,10 @@ class Interrupts:
         self._policy = policy
 
     async def prompt(self, prompt_id: str) -> Interrupted:
-        """Stop one prompt, wherever it is."""
+        """Stop one prompt, wherever it is.
+
+        :raises GateError: 503 or 504, if a GPU holds it that cannot be asked now.
+        """
         await self._settled((prompt_id,))
         if prompt_id in self._ledger.waiting:
             return self._cancel_waiting(prompt_id)
@@ -56,12 +59,24 @@ class Interrupts:
             return Interrupted(prompt_id, None, "unknown")
         views = tuple(self._books.views().values())
         for candidate in self._policy.candidates(prompt_id, job, gpu_id, views):
-            state = await self._stop_on(candidate, prompt_id)
+            state = await self._asked_to_stop(candidate, prompt_id)
             if state is not None:
                 return Interrupted(prompt_id, candidate, state)
         if prompt_id in self._ledger.waiting:  # again: its backend went down when it was asked
             return self._cancel_waiting(prompt_id)
         return Interrupted(prompt_id, None, "unknown")
+
+    async def _asked_to_stop(self, gpu_id: int, prompt_id: str) -> str | None:
+        try:
+            return await self._stop_on(gpu_id, prompt_id)
+        except (BackendError, DeferredTimeoutError) as error:
+            self._log.warn("GPU {gpu_id} does not stop {id}: {error}", gpu_id=gpu_id, id=prompt_id, error=error)
+        held = self._ledger.held(prompt_id)
+        if held is not None and held.gpu_id == gpu_id:
+            self._books.fleet.first_ready((gpu_id,))
+            message = f"GPU {gpu_id} did not say whether it stopped the prompt"
+            raise GateError(504, "backend_timeout", message, "The prompt may still run.", retry_after=1)
+        return None
 
     async def running(self, gate: GateRouting) -> None:
         """Stop whatever runs on a gate's GPUs, as a single ComfyUI would.
@@ -73,10 +88,7 @@ class Interrupts:
 
     async def client(self, gate: GateRouting, client_id: str) -> None:
         """Stop what runs for one client on a gate's GPUs."""
-        for gpu_id in gate.gpu_ids:
-            for held in self._ledger.held_by(gpu_id):
-                if held.state is JobState.RUNNING and held.job.client_id == client_id:
-                    await self.prompt(held.job.prompt_id)
+        await self._on_all(gate, partial(self._interrupt_client, client_id=client_id))
 
     async def remove_pending(self, gate: GateRouting, prompt_ids: Iterable[str] | None) -> None:
         """Take waiting prompts out of a gate's queues; running ones are left alone.
@@ -99,11 +111,16 @@ class Interrupts:
     async def _on(self, backend: IBackend, do: Callable[[Any], Awaitable[None]]) -> None:
         try:
             await do(backend)
-        except (BackendError, DeferredTimeoutError) as error:
+        except (BackendError, DeferredTimeoutError, GateError) as error:
             self._log.warn("GPU {gpu_id} cannot be told to stop: {error}", gpu_id=backend.gpu_id, error=error)
 
     async def _interrupt(self, backend: Any) -> None:
         await backend.client.interrupt(None)
+
+    async def _interrupt_client(self, backend: IBackend, client_id: str) -> None:
+        for held in self._ledger.held_by(backend.gpu_id):
+            if held.state is JobState.RUNNING and held.job.client_id == client_id:
+                await self.prompt(held.job.prompt_id)
 
     def _cancel_waiting(self, prompt_id: str) -> Interrupted:
         job = self._ledger.waiting.get(prompt_id)
@@ -127,23 +144,20 @@ class Interrupts:
 
     async def _stop_on(self, gpu_id: int, prompt_id: str) -> str | None:
         backend: Any = self._books.fleet[gpu_id]
-        if backend not in self._books.fleet.ready((gpu_id,)):
-            return None
         client = backend.client
-        try:
+        if client is None:
+            raise BackendUnreachable(f"GPU {gpu_id} is {backend.state.value}")
+        queue = await client.queue()
+        if prompt_id in queue.pending:
+            # It may start before it is deleted, so the queue is asked again.
+            await client.delete([prompt_id])
             queue = await client.queue()
-            if prompt_id in queue.pending:
-                # It may start before it is deleted, so the queue is asked again.
-                await client.delete([prompt_id])
-                queue = await client.queue()
-                if prompt_id not in queue.running:
-                    await self._note_removed(client, prompt_id)
-                    return "pending"
-            if prompt_id in queue.running:
-                await client.interrupt(prompt_id)
-                return "running"
-        except (BackendError, DeferredTimeoutError) as error:
-            self._log.warn("GPU {gpu_id} cannot be asked about {id}: {error}", gpu_id=gpu_id, id=prompt_id, error=error)
+            if prompt_id not in queue.running:
+                await self._note_removed(client, prompt_id)
+                return "pending"
+        if prompt_id in queue.running:
+            await client.interrupt(prompt_id)
+            return "running"
         return None
 
     async def _note_removed(self, client: Any, prompt_id: str) -> None:

@@ -131,8 +131,17 @@ class FakeBackend:
         self.gpu_id = gpu_id
         self.name = f"GPU {gpu_id}"
         self.state = BackendState.READY
-        self.client = FakeClient()
+        self._client = FakeClient()
         self._listeners: list[Any] = []
+
+    @property
+    def client(self) -> Any:
+        """As everywhere, none while it is not READY."""
+        return self._client if self.state is BackendState.READY else None
+
+    @client.setter
+    def client(self, client: FakeClient) -> None:
+        self._client = client
 
     def start(self) -> None: ...
 
@@ -143,7 +152,7 @@ class FakeBackend:
 
     def become(self, state: BackendState) -> None:
         if state is not BackendState.READY:
-            self.client = FakeClient(deaf=self.client.deaf)
+            self._client = FakeClient(deaf=self._client.deaf)
         self.state = state
         for listener in self._listeners:
             listener.backend_changed(self)

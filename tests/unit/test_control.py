@@ -16,7 +16,7 @@ from comfygate.control.reconcile import outcome
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable, GateError
 from comfygate.model import BackendState, JobState
 from comfygate.routing.assignment import GateRouting
-from tests.unit.fakes import FakeAnswer, House, body, new_id, raising
+from tests.unit.fakes import FakeAnswer, FakeClient, House, body, new_id, raising
 
 
 def now(coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -394,7 +394,7 @@ def test_a_late_answer_of_a_dead_backend_says_nothing_of_the_job_sent_again() ->
     dead.pause, dead.fault = Deferred(), BackendUnclear("cut")
     house.turn()
     house.backends[0].become(BackendState.DOWN)
-    house.backends[0].client.pause = Deferred()
+    house.backends[0].client = FakeClient(pause=Deferred())
     house.backends[0].become(BackendState.READY)
     house.turn()
     dead.pause.callback(None)
@@ -519,6 +519,19 @@ def test_an_interrupt_whose_backend_dies_finds_the_job_where_it_waits_again() ->
     found = now(house.interrupts.prompt(prompt_id))
     assert (found.gpu_id, found.state) == (0, "pending")
     assert house.ledger.remaining(0) == 0
+
+
+def test_an_interrupt_that_does_not_reach_its_job_says_so() -> None:
+    house = House(gpus=1)
+    house.backends[0].owned = False
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    house.backends[0].client.deaf = True
+    with pytest.raises(GateError, match="504"):
+        now(house.interrupts.prompt(prompt_id))
+    assert now(house.interrupts.prompt(new_id())).state == "unknown"
+    house.backends[0].become(BackendState.DOWN)
+    with pytest.raises(GateError, match="503"):
+        now(house.interrupts.prompt(prompt_id))
 
 
 def test_a_gpu_that_hangs_does_not_delay_the_interrupts_of_the_others() -> None:
