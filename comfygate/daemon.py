@@ -115,12 +115,16 @@ class Herald:
         self._ready[backend.gpu_id] = backend.state is BackendState.READY
         self._said = len(self._ready) == len(self._plan.gpu_ids)
         if self._said:
-            missing = sorted(gpu_id for gpu_id, ready in self._ready.items() if not ready)
-            but = f", but for {_gpus(missing)}" if missing else ""
-            self._log.info("ComfyGate is ready{but}:\n{addresses}", but=but, addresses="\n".join(self._lines()))
+            self._log.info("{summary}:\n{addresses}", summary=self._summary(), addresses="\n".join(self._lines()))
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
+
+    def _summary(self) -> str:
+        missing = sorted(gpu_id for gpu_id, ready in self._ready.items() if not ready)
+        if len(missing) == len(self._ready):
+            return "ComfyGate listens, but no GPU is ready"
+        return "ComfyGate is ready" + (f", but for {_gpus(missing)}" if missing else "")
 
     def _lines(self) -> Iterator[str]:
         interface = self._plan.config.interface

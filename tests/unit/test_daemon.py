@@ -59,6 +59,8 @@ def test_a_gpu_that_cannot_start_does_not_keep_the_addresses_back(state: Backend
     assert text.startswith("ComfyGate is ready, but for GPU 1:\n    http://127.0.0.1:8181/  GPU 0\n")
     (text,) = said(plan(tmp_path), (1, state), (0, READY), (2, state))
     assert text.startswith("ComfyGate is ready, but for GPUs 1, 2:\n")
+    (text,) = said(plan(tmp_path), (1, state), (0, state), (2, state))
+    assert text.startswith("ComfyGate listens, but no GPU is ready:\n    http://127.0.0.1:8181/  GPU 0\n")
 
 
 def test_one_that_came_up_after_all_counts_as_ready(tmp_path: Path) -> None:
