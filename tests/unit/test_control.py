@@ -479,6 +479,19 @@ def test_clear_and_delete_touch_pending_jobs_of_the_gate_only() -> None:
     assert queue_of(house, house.hub) == ([mine[0], other[0]], [])
 
 
+def test_when_a_gpu_is_given_up_the_hubs_jobs_run_elsewhere_and_its_own_wait() -> None:
+    house = House()
+    own = [submit(house, house.gates[0])["prompt_id"] for _ in range(3)]
+    hubs = [submit(house, house.hub)["prompt_id"] for _ in range(6)]
+    house.backends[0].become(BackendState.FAILED)
+    house.turn()
+    assert [house.finish(1) for _ in hubs] == hubs
+    assert house.backends[1].client.items == []
+    assert (house.ledger.remaining(0), house.ledger.remaining(1)) == (3, 0)
+    assert [now(house.interrupts.prompt(prompt_id)).state for prompt_id in own] == ["pending"] * 3
+    assert (house.ledger.remaining(0), len(house.ledger.waiting)) == (0, 0)
+
+
 def test_clear_waits_for_a_job_that_is_on_its_way() -> None:
     house = House(gpus=1)
     first = submit(house, house.gates[0])["prompt_id"]
