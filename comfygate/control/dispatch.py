@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
@@ -30,6 +31,7 @@ class Dispatcher:
         self._ledger = books.ledger
         self._reconciler = reconciler
         self._resting: set[int] = set()
+        self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)
 
     def _dispatch(self) -> None:
@@ -47,9 +49,19 @@ class Dispatcher:
 
     async def _send(self, held: Held) -> None:
         with self._log.failuresHandled("sending {job} to GPU {gpu_id}", job=held.job, gpu_id=held.gpu_id):
-            await self._submit(held)
+            await self._in_turn(held)
         if self._ledger.is_current(held):
             self._look_up(held, "was not asked as it should be")
+
+    async def _in_turn(self, held: Held) -> None:
+        # Two at once might arrive in any order, and an idle ComfyUI begins with the first.
+        line = self._lines[held.gpu_id]
+        await line.acquire()
+        try:
+            if self._ledger.is_current(held):
+                await self._submit(held)
+        finally:
+            line.release()
 
     async def _submit(self, held: Held) -> None:
         backend: Any = self._books.fleet[held.gpu_id]

@@ -42,6 +42,7 @@ class FakeClient:
 
     :ivar fault: raised by the next submit, after queueing if `queues_anyway`.
     :ivar deaf: it does not tell its queue.
+    :ivar asked: the names of all methods that were called.
     :ivar pause: what every answer waits for.
     :ivar before: called before an answer, by the method's name; may raise.
     """
@@ -55,6 +56,7 @@ class FakeClient:
     queues_anyway: bool = False
     submitted: list[str] = field(factory=list)
     deaf: bool = False
+    asked: list[str] = field(factory=list)
     pause: Deferred[None] | None = None
     before: dict[str, Callable[[], object]] = field(factory=dict)
 
@@ -95,6 +97,7 @@ class FakeClient:
         self.items[1:] = [item for item in self.items[1:] if item[1] not in prompt_ids]
 
     async def _ready(self, method: str) -> None:
+        self.asked.append(method)
         if self.pause is not None:
             waiting: Deferred[None] = Deferred()
             self.pause.addCallback(lambda _: None if waiting.called else waiting.callback(None))

@@ -394,7 +394,8 @@ def test_a_late_answer_of_a_dead_backend_says_nothing_of_the_job_sent_again() ->
     dead.pause, dead.fault = Deferred(), BackendUnclear("cut")
     house.turn()
     house.backends[0].become(BackendState.DOWN)
-    house.backends[0].client = FakeClient(pause=Deferred())
+    alive = FakeClient(pause=Deferred())
+    house.backends[0].client = alive
     house.backends[0].become(BackendState.READY)
     house.turn()
     dead.pause.callback(None)
@@ -402,6 +403,9 @@ def test_a_late_answer_of_a_dead_backend_says_nothing_of_the_job_sent_again() ->
     held = house.ledger.held(prompt_id)
     assert held is not None
     assert held.state is JobState.SENT
+    assert alive.pause is not None
+    alive.pause.callback(None)
+    assert house.finish(0) == prompt_id
 
 
 def test_whoever_fails_over_a_change_keeps_no_job_from_being_handed_over() -> None:
@@ -411,6 +415,22 @@ def test_whoever_fails_over_a_change_keeps_no_job_from_being_handed_over() -> No
     house.dispatcher = Dispatcher(house.books, house.reconciler)
     prompt_id = submit(house, house.gates[0])["prompt_id"]
     assert house.backends[0].client.submitted == [prompt_id]
+
+
+def test_jobs_reach_a_gpu_in_their_order_though_it_has_room_for_both() -> None:
+    house = House(gpus=1)
+    ids = [accept(house, house.gates[0])["prompt_id"] for _ in range(2)]
+    first = house.backends[0].client
+    first.pause = Deferred()
+    house.turn()
+    assert first.asked.count("submit") == 1
+    house.backends[0].become(BackendState.DOWN)
+    first.pause.callback(None)
+    house.turn()
+    assert first.submitted == ids[:1]
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    assert house.backends[0].client.submitted == ids
 
 
 def test_a_job_goes_elsewhere_at_once_where_its_gpu_is_unreachable() -> None:
