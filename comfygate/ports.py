@@ -82,7 +82,7 @@ class Ports:
         for name, listening in sockets.items():
             limits = Limits(connections=self._config.max_connections, admit=SPARE + gates[name].max_wait)
             gate = self._gate(gates[name])
-            factory = GateFactory(gate, self._reactor, limits)
+            factory = GateFactory(gate, self._reactor, limits, name=name)
             port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
             listening.close()
             self._ports.append(Port(gate, factory, port))

@@ -114,7 +114,6 @@ class Log:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             if os.stat(self.path).st_size >= self.size:
                 self._shift()

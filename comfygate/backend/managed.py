@@ -170,6 +170,11 @@ class ManagedBackend:
     def _queue_changed(self, remaining: int) -> None:
         self._listeners.queue_changed(self, remaining)
 
+    def _last_words(self) -> str:
+        """What the process printed last, and where; empty if it printed nothing."""
+        said = last_lines(self.log_path, 1)
+        return f" (the last line of {self.log_path}: {said[0]})" if said else ""
+
     def _log_state(self) -> None:
         record, gpu = self._record, self.gpu_id
         if record.state is BackendState.READY:
@@ -184,20 +189,19 @@ class ManagedBackend:
         elif record.state is BackendState.DOWN:
             delay = record.retry_at - self._reactor.seconds()
             self.log.warn(
-                "GPU {gpu} went down: {reason}; starting again in {delay:.1f} s; its log is {path}",
+                "GPU {gpu} went down: {reason}{said}; starting again in {delay:.1f} s",
                 gpu=gpu,
                 reason=record.reason,
+                said=self._last_words(),
                 delay=delay,
-                path=self.log_path,
             )
         elif record.state is BackendState.FAILED:
+            tail = "\n".join(f"    {line}" for line in self.log_tail)
             self.log.error(
-                "GPU {gpu} is given up: it {reason}.\nSee to that, then restart the daemon. "
-                "The last lines of {path}:\n{tail}",
+                "GPU {gpu} is given up: it {reason}.\nSee to that, then restart the daemon.{tail}",
                 gpu=gpu,
                 reason=self.last_error,
-                path=self.log_path,
-                tail="\n".join(f"    {line}" for line in self.log_tail),
+                tail=f" The last lines of {self.log_path}:\n{tail}" if tail else "",
             )
         else:
             self.log.info("GPU {gpu} is {state}", gpu=gpu, state=record.state.value)

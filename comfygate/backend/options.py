@@ -44,7 +44,8 @@ class Options:
 
     async def _ask(self, program: Program) -> frozenset[str]:
         program.check()
-        with TemporaryDirectory(prefix="comfygate-") as folder:
+        # Cancelled, this leaves while the guard may still have its log open.
+        with TemporaryDirectory(prefix="comfygate-", ignore_cleanup_errors=True) as folder:
             log = Path(folder, "help.log")
             reason = await self._run(program, log)
             text = log.read_text(errors="replace") if log.exists() else ""

@@ -139,6 +139,10 @@ class QuietSite(Site):
 
     noisy = False
 
+    def logPrefix(self) -> str:
+        """What the log calls it."""
+        return "control plane"
+
     def log(self, request: Request) -> None:
         """Write nothing."""
 

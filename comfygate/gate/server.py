@@ -24,13 +24,17 @@ class GateFactory(Factory):
 
     :param site: decides about each request.
     :param clock: times all waits.
+    :param name: what the log calls the port.
     :ivar requests: requests begun so far.
     """
 
     noisy = False
 
-    def __init__(self, site: IGateSite, clock: IReactorTime, limits: Limits | None = None) -> None:
+    def __init__(
+        self, site: IGateSite, clock: IReactorTime, limits: Limits | None = None, *, name: str = "gate"
+    ) -> None:
         self.site = site
+        self.name = name
         self.clock = clock
         self.limits = limits or Limits()
         self.stopping = False
@@ -38,6 +42,10 @@ class GateFactory(Factory):
         self._connections: set[GateConnection] = set()
         self._stopped: Deferred[None] | None = None
         self._grace: IDelayedCall | None = None
+
+    def logPrefix(self) -> str:
+        """What the log calls the port."""
+        return self.name
 
     @property
     def connections(self) -> int:

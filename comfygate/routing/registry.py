@@ -42,8 +42,10 @@ class PolicyMaker:
             made: object = factory(**arguments)
             return made
         except TypeError as error:
-            format = self.arguments or "none"
-            raise ValueError(f"arguments {dict(arguments)} do not fit ({error}); it takes: {format}") from None
+            given = ", ".join(f"{key}={value}" for key, value in arguments.items())
+            if not self.arguments:
+                raise ValueError(f"it takes no arguments, and got {given}") from None
+            raise ValueError(f"{given} does not fit ({error}); it takes {self.arguments}") from None
 
 
 class Policies:

@@ -21,7 +21,7 @@ def sizes(path: Path) -> dict[str, int]:
 
 
 def test_rotation(tmp_path: Path) -> None:
-    path = tmp_path / "sub" / "log"
+    path = tmp_path / "log"
     log = Log(str(path), 4096, 3)
     for number in range(10):
         log.write(bytes([65 + number]) * 3000)

@@ -166,7 +166,7 @@ def test_mistakes_are_answered_with_what_is_known() -> None:
     policies = Policies.installed()
     with pytest.raises(PolicyError, match="known are: least-loaded, round-robin, sticky-by-client"):
         policies.make("routing", "fastest", {})
-    with pytest.raises(PolicyError, match=r"bias.*it takes: none"):
+    with pytest.raises(PolicyError, match="takes no arguments, and got bias=3"):
         policies.make("routing", "least-loaded", {"bias": "3"})
     wrong = Policies([PolicyMaker(name="wrong", dotted=f"{__name__}.NotAPolicy", help="")])
     with pytest.raises(PolicyError, match="not a IRoutingPolicy"):
