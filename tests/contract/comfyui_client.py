@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import json
@@ -197,6 +198,14 @@ class Listener:
         except TimeoutError:
             return True
         return False
+
+    def until_quiet(self, seconds: float) -> list[dict[str, Any] | bytes | None]:
+        """What arrives until nothing has for so long."""
+        seen: list[dict[str, Any] | bytes | None] = []
+        with contextlib.suppress(TimeoutError):
+            while True:
+                seen.append(self.next(seconds))
+        return seen
 
     def until_idle(self, prompt_id: str) -> list[dict[str, Any] | bytes]:
         """Messages up to the last one about a prompt: ``executing`` with no node."""
