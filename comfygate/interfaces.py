@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
-from comfygate.model import BackendState, BackendView, Choice, Job
+from comfygate.model import BackendAnswer, BackendQueue, BackendState, BackendView, Choice, Job
 
 
 class IRoutingPolicy(Interface):
@@ -70,6 +71,33 @@ class IPolicyMaker(IPlugin):
         """
 
 
+class IComfyUI(Interface):
+    """What the control plane asks of one ComfyUI.
+
+    Every method raises :class:`~comfygate.errors.BackendUnreachable` if nothing
+    was sent, and another :class:`~comfygate.errors.BackendError` if the request
+    may have been carried out.
+    """
+
+    async def validate(body: bytes) -> BackendAnswer:
+        """Ask the companion what POST /prompt would say to `body`."""
+
+    async def submit(body: bytes) -> BackendAnswer:
+        """Queue the prompt in `body`: POST /prompt."""
+
+    async def queue() -> BackendQueue:
+        """List what runs and waits there: GET /queue."""
+
+    async def history(prompt_id: str) -> dict[str, Any] | None:
+        """Tell how a prompt ended: GET /history/{id}; ``None`` if it did not, or is not known."""
+
+    async def interrupt(prompt_id: str | None) -> None:
+        """Stop what runs, if it is `prompt_id` or that is ``None``: POST /interrupt."""
+
+    async def delete(prompt_ids: Iterable[str]) -> None:
+        """Remove waiting prompts: POST /queue."""
+
+
 class IBackend(Interface):
     """One ComfyUI, ours or someone else's."""
 
@@ -79,6 +107,7 @@ class IBackend(Interface):
     device: str = Attribute("what the configuration calls the device")
     state: BackendState = Attribute("where it is in its life")
     address: tuple[str, int] | None = Attribute("host and port that answer, while READY")
+    client: IComfyUI | None = Attribute("for asking it, while READY")
     has_companion: bool = Attribute("whether it answers POST /comfygate/validate")
     restarts: int = Attribute("how often it was started again")
     last_error: str | None = Attribute("why it is not READY, in one line, or None")

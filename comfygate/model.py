@@ -149,3 +149,49 @@ class Device:
     name: str
     environment: Mapping[str, str] = field(factory=dict)
     arguments: tuple[str, ...] = ()
+
+
+@frozen
+class BackendAnswer:
+    """What a ComfyUI answered to the gate itself.
+
+    :ivar content_type: as sent, or empty.
+    """
+
+    status: int
+    body: bytes = b""
+    content_type: str = ""
+
+
+@frozen
+class QueueItem:
+    """One prompt in ComfyUI's queue.
+
+    :ivar number: its place; the smaller runs earlier.
+    :ivar prompt_id: its id, made a string.
+    :ivar client_id: whose events they are, if anybody's.
+    :ivar raw: the item in JSON, ``[number, prompt_id, prompt, extra_data, outputs]``.
+    """
+
+    number: float
+    prompt_id: str
+    client_id: str | None = None
+    raw: bytes = field(default=b"", repr=False)
+
+
+@frozen
+class BackendQueue:
+    """What ``GET /queue`` lists; the pending ones are in the order in which they will run."""
+
+    running_items: tuple[QueueItem, ...] = ()
+    pending_items: tuple[QueueItem, ...] = ()
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Ids of what runs."""
+        return tuple(item.prompt_id for item in self.running_items)
+
+    @property
+    def pending(self) -> tuple[str, ...]:
+        """Ids of what waits."""
+        return tuple(item.prompt_id for item in self.pending_items)

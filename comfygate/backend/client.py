@@ -21,10 +21,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgent
+from zope.interface import implementer
 
-from comfygate.backend.exchange import Answer, Pieces, exchange
-from comfygate.backend.waiting import Queue, read_queue
+from comfygate.backend.exchange import Pieces, exchange
+from comfygate.backend.waiting import read_queue
 from comfygate.errors import BackendError, BackendUnusable
+from comfygate.interfaces import IComfyUI
+from comfygate.model import BackendAnswer, BackendQueue
 
 MIB = 1024 * 1024
 CONNECT_TIME = 5.0
@@ -33,13 +36,14 @@ SLICE = 0.005
 """Seconds of work on a long answer, after which others have their turn."""
 
 
-_Answered = TypeVar("_Answered", Answer, Pieces)
+_Answered = TypeVar("_Answered", BackendAnswer, Pieces)
 
 
 class _QuietFactory(HTTPConnectionPool._factory):  # type: ignore[misc, valid-type]
     noisy = False
 
 
+@implementer(IComfyUI)
 class ComfyUIClient:
     """A ComfyUI that answers at `url`.
 
@@ -87,15 +91,15 @@ class ComfyUIClient:
         found = _loads(answer) if answer.status == 200 and answer.content_type.startswith("application/json") else None
         return found if isinstance(found, dict) else None
 
-    async def validate(self, body: bytes) -> Answer:
+    async def validate(self, body: bytes) -> BackendAnswer:
         """Ask the companion what ``POST /prompt`` would say to `body`, without queueing it."""
         return await self._send("POST", "/comfygate/validate", body, seconds=60.0)
 
-    async def submit(self, body: bytes) -> Answer:
+    async def submit(self, body: bytes) -> BackendAnswer:
         """Queue the prompt in `body` (``POST /prompt``)."""
         return await self._send("POST", "/prompt", body, seconds=60.0)
 
-    async def queue(self) -> Queue:
+    async def queue(self) -> BackendQueue:
         """What runs and waits there (``GET /queue``)."""
         answer = await self._receive("GET", "/queue", None, 30.0, 64 * MIB)
         self._expect_ok("GET /queue", answer)
@@ -141,7 +145,7 @@ class ComfyUIClient:
 
     async def _send(
         self, method: str, path: str, body: bytes | None = None, *, seconds: float, limit: int = 16 * MIB
-    ) -> Answer:
+    ) -> BackendAnswer:
         return (await self._receive(method, path, body, seconds, limit)).joined()
 
     def _receive(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Deferred[Pieces]:
@@ -160,7 +164,7 @@ def _consumed(pieces: deque[bytes]) -> Iterator[bytes]:
         yield pieces.popleft()
 
 
-def _loads(answer: Answer) -> Any:
+def _loads(answer: BackendAnswer) -> Any:
     """Read JSON, also with the NaN that ComfyUI may write.
 
     :raises BackendUnusable: if it is something else.
@@ -175,7 +179,7 @@ def _loads(answer: Answer) -> Any:
         raise BackendUnusable("the answer is not JSON") from None
 
 
-def _object(answer: Answer) -> dict[str, Any]:
+def _object(answer: BackendAnswer) -> dict[str, Any]:
     found = _loads(answer)
     if not isinstance(found, dict):
         raise BackendUnusable("the answer is not a JSON object")

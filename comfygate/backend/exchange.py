@@ -16,18 +16,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable
-
-
-@frozen
-class Answer:
-    """What a backend answered.
-
-    :ivar content_type: as sent, or empty.
-    """
-
-    status: int
-    body: bytes = b""
-    content_type: str = ""
+from comfygate.model import BackendAnswer
 
 
 @frozen
@@ -38,9 +27,9 @@ class Pieces:
     body: deque[bytes]
     content_type: str
 
-    def joined(self) -> Answer:
+    def joined(self) -> BackendAnswer:
         """The same in one piece."""
-        return Answer(self.status, b"".join(self.body), self.content_type)
+        return BackendAnswer(self.status, b"".join(self.body), self.content_type)
 
 
 class _Collector(Protocol):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from comfygate.errors import GateError
-from comfygate.interfaces import IBackend
+from comfygate.errors import BackendUnreachable, GateError
+from comfygate.interfaces import IBackend, IComfyUI
 from comfygate.model import BackendState
 
 _WORDS = {
@@ -33,6 +33,16 @@ class Fleet:
     def gpu_ids(self) -> tuple[int, ...]:
         """All GPUs, in order."""
         return tuple(self._backends)
+
+    def client(self, gpu_id: int) -> IComfyUI:
+        """For asking a backend.
+
+        :raises BackendUnreachable: if it serves no requests now.
+        """
+        backend = self._backends[gpu_id]
+        if backend.client is None:
+            raise BackendUnreachable(f"GPU {gpu_id} is {backend.state.value}")
+        return backend.client
 
     def ready(self, gpu_ids: Iterable[int]) -> list[IBackend]:
         """Those of `gpu_ids` that serve requests now, in that order."""

@@ -10,52 +10,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
-from attrs import field, frozen
+
+from comfygate.model import BackendQueue, QueueItem
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")
 
 
-@frozen
-class QueueItem:
-    """One prompt in ComfyUI's queue.
-
-    :ivar number: its place; the smaller runs earlier.
-    :ivar prompt_id: its id, made a string.
-    :ivar client_id: whose events they are, if anybody's.
-    :ivar raw: the item in JSON, ``[number, prompt_id, prompt, extra_data, outputs]``.
-    """
-
-    number: float
-    prompt_id: str
-    client_id: str | None = None
-    raw: bytes = field(default=b"", repr=False)
-
-    @property
-    def parsed(self) -> list[Any]:
-        """The item as Python values."""
-        found: list[Any] = orjson.loads(self.raw)
-        return found
-
-
-@frozen
-class Queue:
-    """What ``GET /queue`` lists; the pending ones are in the order in which they will run."""
-
-    running_items: tuple[QueueItem, ...] = ()
-    pending_items: tuple[QueueItem, ...] = ()
-
-    @property
-    def running(self) -> tuple[str, ...]:
-        """Ids of what runs."""
-        return tuple(item.prompt_id for item in self.running_items)
-
-    @property
-    def pending(self) -> tuple[str, ...]:
-        """Ids of what waits."""
-        return tuple(item.prompt_id for item in self.pending_items)
-
-
-async def read_queue(pieces: Iterable[bytes], pause: Callable[[], Awaitable[None]]) -> Queue:
+async def read_queue(pieces: Iterable[bytes], pause: Callable[[], Awaitable[None]]) -> BackendQueue:
     """Read the body of an answer to ``GET /queue``, item by item.
 
     It is never in one piece: with 500 prompts of 100 kB, joining and decoding
@@ -67,7 +28,7 @@ async def read_queue(pieces: Iterable[bytes], pause: Callable[[], Awaitable[None
     """
     lists = await _Reader(pieces, pause).lists()
     pending = sorted(lists.get("queue_pending", ()), key=lambda item: (item.number, item.prompt_id))
-    return Queue(tuple(lists.get("queue_running", ())), tuple(pending))
+    return BackendQueue(tuple(lists.get("queue_running", ())), tuple(pending))
 
 
 class _Text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 from attrs import evolve, frozen
@@ -17,7 +16,7 @@ from comfygate.control.reconcile import MOST_ATTEMPTS, Reconciler
 from comfygate.errors import BackendError, BackendUnreachable, GateError
 from comfygate.interfaces import IBackend
 from comfygate.ledger import Held
-from comfygate.model import Job, JobState
+from comfygate.model import BackendAnswer, Job, JobState
 from comfygate.prompts import Submission, parse_submission
 from comfygate.queue import QueueFullError
 from comfygate.routing.assignment import GateRouting, expected_gpu
@@ -81,16 +80,15 @@ class Acceptance:
         self._books.changed()
         return _accepted(job, found["node_errors"])
 
-    async def _validate(self, backends: Sequence[Any], submission: Submission, targets: Sequence[int]) -> Answer:
+    async def _validate(self, backends: Sequence[IBackend], submission: Submission, targets: Sequence[int]) -> Answer:
         for backend in backends:
-            if backend.client is not None:
-                with contextlib.suppress(BackendUnreachable):
-                    return await self._validate_on(backend, submission)
+            with contextlib.suppress(BackendUnreachable):
+                return await self._validate_on(backend, submission)
         raise self._books.fleet.unavailable(targets)
 
-    async def _validate_on(self, backend: Any, submission: Submission) -> Answer:
+    async def _validate_on(self, backend: IBackend, submission: Submission) -> Answer:
         try:
-            answer = await backend.client.validate(submission.validation())
+            answer = await self._books.fleet.client(backend.gpu_id).validate(submission.validation())
         except BackendUnreachable:
             raise
         except (BackendError, DeferredTimeoutError):
@@ -112,12 +110,11 @@ class Acceptance:
         self, gate: GateRouting, submission: Submission, targets: tuple[int, ...], expected: int
     ) -> Answer:
         # Without the companion a prompt can only be validated by queueing it.
-        backend: Any = self._books.fleet[expected]
         job = self._job(gate, submission, targets, expected, [])
         self._ledger.accept(job)
         held = self._ledger.assign(job.prompt_id, expected)
         try:
-            answer = await self._answer(backend, held)
+            answer = await self._answer(held)
         except BackendUnreachable:
             answer = None
             if self._ledger.is_current(held):
@@ -141,10 +138,10 @@ class Acceptance:
             extra_info={"prompt_id": job.prompt_id, "gpu_id": expected},
         )
 
-    async def _answer(self, backend: Any, held: Held) -> Any:
+    async def _answer(self, held: Held) -> BackendAnswer | None:
         """What ComfyUI says to a prompt; ``None`` if that is unclear."""
         try:
-            return await backend.client.submit(held.job.submission)
+            return await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable:
             raise
         except (BackendError, DeferredTimeoutError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -14,7 +13,7 @@ from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendError, BackendUnreachable
 from comfygate.ledger import Held
-from comfygate.model import BackendState, BackendView, JobState
+from comfygate.model import BackendAnswer, BackendState, BackendView, JobState
 from comfygate.routing.assignment import next_choice
 
 _REST = 1.0
@@ -64,9 +63,8 @@ class Dispatcher:
             line.release()
 
     async def _submit(self, held: Held) -> None:
-        backend: Any = self._books.fleet[held.gpu_id]
         try:
-            answer = await backend.client.submit(held.job.submission)
+            answer = await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable as error:
             self._put_back(held, f"could not be reached: {error}")
         except (BackendError, DeferredTimeoutError) as error:
@@ -75,7 +73,7 @@ class Dispatcher:
             self._answered(held, answer)
         self._books.changed()
 
-    def _answered(self, held: Held, answer: Any) -> None:
+    def _answered(self, held: Held, answer: BackendAnswer) -> None:
         if not self._ledger.is_current(held):
             return
         if answer.status == 200:

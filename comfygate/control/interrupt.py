@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
@@ -14,8 +13,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from comfygate.control.books import Books
-from comfygate.errors import BackendError, BackendUnreachable, GateError
-from comfygate.interfaces import IBackend, IInterruptPolicy
+from comfygate.errors import BackendError, GateError
+from comfygate.interfaces import IBackend, IComfyUI, IInterruptPolicy
 from comfygate.model import JobState
 from comfygate.routing.assignment import GateRouting
 
@@ -102,20 +101,20 @@ class Interrupts:
                 self._cancel_waiting(job.prompt_id)
         await self._on_all(gate, partial(self._remove_held, wanted=wanted))
 
-    async def _on_all(self, gate: GateRouting, do: Callable[[Any], Awaitable[None]]) -> None:
+    async def _on_all(self, gate: GateRouting, do: Callable[[IBackend], Awaitable[None]]) -> None:
         """Do something on every GPU that serves requests, at the same time: one that hangs delays no other."""
         doing = [Deferred.fromCoroutine(self._on(one, do)) for one in self._books.fleet.ready(gate.gpu_ids)]
         for one in doing:
             await one
 
-    async def _on(self, backend: IBackend, do: Callable[[Any], Awaitable[None]]) -> None:
+    async def _on(self, backend: IBackend, do: Callable[[IBackend], Awaitable[None]]) -> None:
         try:
             await do(backend)
         except (BackendError, DeferredTimeoutError, GateError) as error:
             self._log.warn("GPU {gpu_id} cannot be told to stop: {error}", gpu_id=backend.gpu_id, error=error)
 
-    async def _interrupt(self, backend: Any) -> None:
-        await backend.client.interrupt(None)
+    async def _interrupt(self, backend: IBackend) -> None:
+        await self._books.fleet.client(backend.gpu_id).interrupt(None)
 
     async def _interrupt_client(self, backend: IBackend, client_id: str) -> None:
         for held in self._ledger.held_by(backend.gpu_id):
@@ -143,10 +142,7 @@ class Interrupts:
         return deferLater(clock, 0.02)
 
     async def _stop_on(self, gpu_id: int, prompt_id: str) -> str | None:
-        backend: Any = self._books.fleet[gpu_id]
-        client = backend.client
-        if client is None:
-            raise BackendUnreachable(f"GPU {gpu_id} is {backend.state.value}")
+        client = self._books.fleet.client(gpu_id)
         queue = await client.queue()
         if prompt_id in queue.pending:
             # It may start before it is deleted, so the queue is asked again.
@@ -160,14 +156,14 @@ class Interrupts:
             return "running"
         return None
 
-    async def _note_removed(self, client: Any, prompt_id: str) -> None:
+    async def _note_removed(self, client: IComfyUI, prompt_id: str) -> None:
         if self._ledger.held(prompt_id) is None or await client.history(prompt_id) is not None:
             return
         if self._ledger.held(prompt_id) is not None:
             self._ledger.end(prompt_id, JobState.CANCELLED)
             self._books.changed()
 
-    async def _remove_held(self, backend: Any, wanted: frozenset[str] | None) -> None:
+    async def _remove_held(self, backend: IBackend, wanted: frozenset[str] | None) -> None:
         ours = [
             held.job.prompt_id
             for held in self._ledger.held_by(backend.gpu_id)
@@ -181,10 +177,8 @@ class Interrupts:
                 if prompt_id in self._ledger.waiting:  # again: the backend went down
                     self._cancel_waiting(prompt_id)
 
-    async def _remove_pending_of(self, backend: Any, wanted: frozenset[str] | None) -> None:
-        client = backend.client
-        if client is None:
-            return
+    async def _remove_pending_of(self, backend: IBackend, wanted: frozenset[str] | None) -> None:
+        client = self._books.fleet.client(backend.gpu_id)
         queue = await client.queue()
         doomed = [prompt_id for prompt_id in queue.pending if wanted is None or prompt_id in wanted]
         if not doomed:

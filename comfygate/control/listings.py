@@ -93,11 +93,10 @@ class Listings:
         :raises GateError: 503 if the GPU that should know does not serve requests now.
         """
         for gpu_id in self._historians(gate, prompt_id):
-            backend: Any = self._books.fleet[gpu_id]
-            if backend.state is not BackendState.READY:
+            if self._books.fleet[gpu_id].state is not BackendState.READY:
                 continue
             try:
-                entry = await backend.client.history(prompt_id)
+                entry = await self._books.fleet.client(gpu_id).history(prompt_id)
             except (BackendError, DeferredTimeoutError) as error:
                 message = f"GPU {gpu_id} did not tell its history"
                 raise GateError(502, "backend_failed", message, str(error), retry_after=1) from None

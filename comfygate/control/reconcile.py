@@ -12,12 +12,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from comfygate.backend.waiting import Queue
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, BackendUnusable
-from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.interfaces import IBackend, IBackendListener, IComfyUI
 from comfygate.ledger import Held, Stranger
-from comfygate.model import BackendState, Job, JobState
+from comfygate.model import BackendQueue, BackendState, Job, JobState
 
 MOST_ATTEMPTS = 2
 """A job that was running while two backends died is not tried a third time."""
@@ -99,16 +98,16 @@ class Reconciler:
                 self.look(backend.gpu_id)
 
     async def _look(self, gpu_id: int) -> None:
-        backend: Any = self._books.fleet[gpu_id]
-        if backend.state is not BackendState.READY:
+        if self._books.fleet[gpu_id].state is not BackendState.READY:
             return
         # Only jobs that were acknowledged before the question can be missing from the answer.
         asked = [held for held in self._ledger.held_by(gpu_id) if held.state is not JobState.SENT]
         suspects = self._ledger.suspects(gpu_id)
         try:
-            queue = await backend.client.queue()
+            client = self._books.fleet.client(gpu_id)
+            queue = await client.queue()
             for held in self._compare(asked, queue):
-                self._left(held, await self._end(backend, held), blamed=held in suspects)
+                self._left(held, await self._end(client, held), blamed=held in suspects)
         except (BackendError, DeferredTimeoutError) as error:
             self._log.debug("GPU {gpu_id} does not tell its queue: {error}", gpu_id=gpu_id, error=error)
             return
@@ -116,7 +115,7 @@ class Reconciler:
         self._meet_strangers(gpu_id, queue)
         self._books.changed()
 
-    def _compare(self, asked: Iterable[Held], queue: Queue) -> list[Held]:
+    def _compare(self, asked: Iterable[Held], queue: BackendQueue) -> list[Held]:
         """Note who runs and who waits; return those that left the queue."""
         running, pending = frozenset(queue.running), frozenset(queue.pending)
         left = []
@@ -133,10 +132,10 @@ class Reconciler:
         if self._ledger.is_current(held) and held.state is not state:
             self._ledger.hold(held.job, held.gpu_id, state)
 
-    async def _end(self, backend: Any, held: Held) -> JobState | None:
+    async def _end(self, client: IComfyUI, held: Held) -> JobState | None:
         """How the backend says that a job ended; ``None`` if it knows nothing of it."""
         try:
-            entry = await backend.client.history(held.job.prompt_id)
+            entry = await client.history(held.job.prompt_id)
         except BackendUnusable as error:
             # Some nodes leave results that ComfyUI itself cannot write as JSON.
             self._log.warn("{prompt_id} ended in some way: {error}", prompt_id=held.job.prompt_id, error=error)
@@ -160,7 +159,7 @@ class Reconciler:
             )
             self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
 
-    def _meet_strangers(self, gpu_id: int, queue: Queue) -> None:
+    def _meet_strangers(self, gpu_id: int, queue: BackendQueue) -> None:
         listed = [(item, True) for item in queue.running_items] + [(item, False) for item in queue.pending_items]
         strangers = tuple(
             Stranger(prompt_id=item.prompt_id, number=item.number, running=running, item=item.raw)

@@ -13,7 +13,6 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
-from comfygate.backend.waiting import Queue, QueueItem
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books
 from comfygate.control.dispatch import Dispatcher
@@ -23,7 +22,7 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.ledger import Ledger
-from comfygate.model import BackendState
+from comfygate.model import BackendQueue, BackendState, QueueItem
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.interrupts import LedgerLookup
@@ -77,12 +76,12 @@ class FakeClient:
             raise fault
         return answer or FakeAnswer(200, b'{"node_errors": {}}')
 
-    async def queue(self) -> Queue:
+    async def queue(self) -> BackendQueue:
         await self._ready("queue")
         if self.deaf:
             raise BackendUnreachable("refused")
         items = [QueueItem(item[0], item[1], None, orjson.dumps(item)) for item in self.items]
-        return Queue(tuple(items[:1]), tuple(items[1:]))
+        return BackendQueue(tuple(items[:1]), tuple(items[1:]))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         await self._ready("history")

@@ -10,7 +10,8 @@ import orjson
 import pytest
 from twisted.internet.defer import Deferred, ensureDeferred
 
-from comfygate.backend.waiting import Queue, read_queue
+from comfygate.backend.waiting import read_queue
+from comfygate.model import BackendQueue
 
 
 class Pauses:
@@ -33,8 +34,8 @@ def item(number: float, prompt_id: Any, client_id: Any = None, size: int = 10) -
     return [number, prompt_id, {"1": {"class_type": "X", "inputs": {"text": "é]}," + "x" * size}}}, extra, ["1"]]
 
 
-def read(body: bytes, pauses: Pauses | None = None, size: int = 0) -> Queue:
-    found: list[Queue] = []
+def read(body: bytes, pauses: Pauses | None = None, size: int = 0) -> BackendQueue:
+    found: list[BackendQueue] = []
     pieces = [body[n : n + size] for n in range(0, len(body), size)] if size else [body]
     done = ensureDeferred(read_queue(pieces, pauses or Pauses()))
     done.addCallback(found.append)
@@ -55,7 +56,7 @@ def test_items() -> None:
     assert queue.running_items[0].client_id == "me"
     assert queue.pending_items[0].client_id is None
     assert orjson.loads(queue.running_items[0].raw) == running[0]
-    assert queue.pending_items[1].parsed == pending[0]
+    assert orjson.loads(queue.pending_items[1].raw) == pending[0]
     assert pauses.count == 3
 
 
@@ -68,7 +69,7 @@ def test_items() -> None:
     ],
 )
 def test_empty(body: bytes) -> None:
-    assert read(body) == Queue()
+    assert read(body) == BackendQueue()
 
 
 def test_others_have_their_turn() -> None:
@@ -97,7 +98,7 @@ def test_pieces(size: int, ascii: bool) -> None:
     content = {"number": 123456, "queue_running": pending[:1], "queue_pending": pending[1:], "last": 98765}
     body = json.dumps(content, ensure_ascii=ascii, indent=1).encode()
     queue = read(body, size=size)
-    assert [found.parsed for found in (*queue.running_items, *queue.pending_items)] == pending
+    assert [orjson.loads(found.raw) for found in (*queue.running_items, *queue.pending_items)] == pending
 
 
 @pytest.mark.parametrize(
