@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, UNIXClientEndpoint
-from twisted.internet.interfaces import IListeningPort, IStreamClientEndpoint
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
@@ -19,9 +19,13 @@ from comfygate.gate.limits import Limits
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.server import GateFactory
 from comfygate.gate.sessions import Sessions
+from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
 from comfygate.model import BackendState
+
+CONNECT_TIME = 5.0
+"""Seconds to connect to a backend."""
 
 GRACE = 5.0
 """Seconds that requests under way are given when the daemon stops."""
@@ -145,10 +149,4 @@ class Ports:
         return pool
 
     def _backend_pool(self, address: tuple[str, int], name: str) -> UpstreamPool:
-        host, port = address
-        endpoint: IStreamClientEndpoint
-        if host == "127.0.0.1":
-            endpoint = TCP4ClientEndpoint(self._reactor, host, port, timeout=5)
-        else:
-            endpoint = HostnameEndpoint(self._reactor, host, port, timeout=5)
-        return UpstreamPool(endpoint, self._reactor, name=name)
+        return UpstreamPool(tcp_endpoint(self._reactor, *address, CONNECT_TIME), self._reactor, name=name)

@@ -7,14 +7,13 @@ from typing import cast
 
 from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint, ITransport
-from twisted.logger import Logger
 
 from comfygate.gate.backend_leg import backend_factory
 from comfygate.gate.bridged_client import RESTARTING, Address, BridgedClient
 from comfygate.gate.client_leg import client_factory
 from comfygate.gate.sessions import Sessions
+from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.websocket_leg import Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
@@ -29,8 +28,6 @@ class Bridges:
     :param endpoint: how to reach a backend's address.
     :ivar clients: how many client legs are open.
     """
-
-    log = Logger()
 
     def __init__(
         self,
@@ -48,7 +45,7 @@ class Bridges:
         self.clients = 0
         self.client_factory = client_factory(clock, self.limits)
         self.backend_factory: WebSocketClientFactory = backend_factory(clock, self.limits)
-        self.endpoint = endpoint or (lambda host, port: HostnameEndpoint(clock, host, port, timeout=self.limits.open))
+        self.endpoint = endpoint or (lambda host, port: tcp_endpoint(clock, host, port, self.limits.open))
         self.closing = False
         self._bridges: set[BridgedClient] = set()
         self._links: set[Hashable] = set()

@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable
+from typing import Protocol as Shape
 
+from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
 
 from comfygate.errors import GateError
 from comfygate.gate.backend_link import RETRY_AFTER, BackendLink
 from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
-from comfygate.gate.sessions import Link, Session
+from comfygate.gate.sessions import Link, Session, Sessions
 from comfygate.gate.status_message import FINAL, prompt_id_of, status_message, with_remaining
-from comfygate.gate.websocket_leg import ABNORMAL, Ending
+from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
 from comfygate.http1 import RequestHead
+from comfygate.interfaces import IStatusSource
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
-
-if TYPE_CHECKING:
-    from comfygate.gate.bridge import Bridges
 
 Address = tuple[str, int]
 RESTARTING = Ending(1012, "backend restarting")
 TOO_SLOW = Ending(1013, "the client reads too slowly")
 TOO_MUCH = Ending(1008, "too much was sent before the backend accepted")
+
+
+class Port(Shape):
+    """What a client's WebSocket needs of the port that it came in by."""
+
+    limits: Limits
+    clock: IReactorTime
+    status: IStatusSource
+    sessions: Sessions
+    backend_factory: WebSocketClientFactory
+    endpoint: Callable[[str, int], IStreamClientEndpoint]
+    closing: bool
+    clients: int
+
+    def link_made(self, link: Hashable) -> None:
+        """A backend leg exists."""
+
+    def gone(self, thing: Hashable) -> None:
+        """A client or a backend leg is gone."""
 
 
 class BridgedClient:
@@ -36,7 +56,9 @@ class BridgedClient:
     :ivar client: the client leg.
     """
 
-    def __init__(self, gate: Bridges, head: RequestHead, gpu_id: int, address: Address) -> None:
+    log = Logger()
+
+    def __init__(self, gate: Port, head: RequestHead, gpu_id: int, address: Address) -> None:
         limits = gate.limits
         self.gpu_id = gpu_id
         self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close)
@@ -224,7 +246,7 @@ class BridgedClient:
         try:
             self._outbox.put(message)
         except OverflowingError as error:
-            self._gate.log.info("closing a WebSocket client that reads too slowly: {error}", error=str(error))
+            self.log.info("closing a WebSocket client that reads too slowly: {error}", error=str(error))
             self._outbox.clear()
             self.close(TOO_SLOW)
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer, ISystemHandle
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IPushProducer, IStreamClientEndpoint, ISystemHandle
 
 
 class Wire(Protocol):
@@ -86,3 +88,13 @@ def peer_ip(wire: Wire) -> str:
     """Give the peer's IP address, or ``""`` if it has none."""
     peer = wire.getPeer()
     return str(peer.host) if isinstance(peer, IPv4Address | IPv6Address) else ""
+
+
+def tcp_endpoint(reactor: Any, host: str, port: int, seconds: float) -> IStreamClientEndpoint:
+    """How to reach a host; the addresses of our own backends need no look-up in a thread.
+
+    :param seconds: to connect in.
+    """
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, timeout=seconds)
+    return HostnameEndpoint(reactor, host, port, timeout=seconds)
