@@ -26,13 +26,15 @@ class WaitingJobs:
         self._jobs: dict[str, Job] = {}
         self._gates: dict[str, list[Job]] = {}
 
-    def check_room(self, size: int = 0) -> None:
+    def check_room(self, size: int = 0, beside: int = 0) -> None:
         """See whether one more job of `size` bytes could be added.
 
+        :param beside: jobs that count as waiting, though a backend holds them.
         :raises QueueFullError: if not; the message says which bound is reached.
         """
-        if len(self._jobs) >= self._max_jobs:
-            raise QueueFullError(f"{len(self._jobs)} prompts are waiting, and max_pending is {self._max_jobs}.")
+        count = len(self._jobs) + beside
+        if count >= self._max_jobs:
+            raise QueueFullError(f"{count} prompts are waiting, and max_pending is {self._max_jobs}.")
         if self._bytes + size > self._max_bytes:
             raise QueueFullError(f"The waiting prompts hold {self._bytes} bytes, and {self._max_bytes} is the most.")
 

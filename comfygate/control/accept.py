@@ -72,10 +72,10 @@ class Acceptance:
         if checked.status != 200:
             return checked
         found = orjson.loads(checked.body)
-        self._check_room(0)
         # Others were accepted meanwhile, and backends came and went.
         now_expected = self._expected(gate, submission, targets)
         job = self._job(gate, submission, targets, expected if now_expected is None else now_expected, found["outputs"])
+        self._check_room(job.size)
         self._ledger.accept(job)
         self._books.changed()
         return _accepted(job, found["node_errors"])
@@ -111,6 +111,7 @@ class Acceptance:
     ) -> Answer:
         # Without the companion a prompt can only be validated by queueing it.
         job = self._job(gate, submission, targets, expected, [])
+        self._check_room(job.size, beside=len(self._ledger.held_by(expected)))
         self._ledger.accept(job)
         held = self._ledger.assign(job.prompt_id, expected)
         try:
@@ -165,9 +166,9 @@ class Acceptance:
             raise GateError(400, "invalid_target", "X-Target-GPU names no GPU of this port", f"It may be: {known}.")
         return (int(pin),)
 
-    def _check_room(self, size: int) -> None:
+    def _check_room(self, size: int, beside: int = 0) -> None:
         try:
-            self._ledger.waiting.check_room(size)
+            self._ledger.waiting.check_room(size, beside)
         except QueueFullError as error:
             raise GateError(503, "queue_full", "The queue is full", str(error), retry_after=5) from None
 

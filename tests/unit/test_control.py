@@ -189,6 +189,17 @@ def test_a_full_queue_refuses() -> None:
     submit(house, house.gates[0])
 
 
+def test_a_queue_that_comfyui_itself_holds_is_bounded_too() -> None:
+    house = House(gpus=1, max_pending=3)
+    house.backends[0].has_companion = False
+    for _ in range(3):
+        submit(house, house.gates[0])
+    assert refused(house, house.gates[0]).type == "queue_full"
+    assert len(house.backends[0].client.submitted) == 3
+    house.finish(0)
+    submit(house, house.gates[0])
+
+
 def test_jobs_of_a_dead_backend_wait_again_in_their_old_order() -> None:
     house = House(gpus=1)
     ids = [submit(house, house.gates[0])["prompt_id"] for _ in range(4)]
