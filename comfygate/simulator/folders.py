@@ -100,11 +100,8 @@ class PrefixOutside(Exception):  # noqa: N818
     """An output name that would leave the output folder."""
 
     def __init__(self, folder: str, root: str) -> None:
-        common = os.path.commonpath((root, os.path.abspath(folder)))
         super().__init__(
-            "**** ERROR: Saving image outside the output folder is not allowed."
-            f"\n full_output_folder: {os.path.abspath(folder)}"
-            f"\n         output_dir: {root}\n         commonpath: {common}"
+            f"A picture may only be saved in the output folder {root}, and not in {os.path.abspath(folder)}"
         )
 
 

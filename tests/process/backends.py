@@ -122,7 +122,8 @@ class Workshop:
         """Make a backend that is tried again soon."""
         delays = settings.pop("delays", lambda n: 0.05)
         device = Device(gpu_id=0, label="cpu", name="CPU", arguments=("--cpu",))
-        setup = Setup(device=device, program=program, folders=Folders(own=self.own), **settings)
+        folders = Folders(own=self.own, input=self.own / "input", output=self.own / "output", user=self.own / "user")
+        setup = Setup(device=device, program=program, folders=folders, **settings)
         backend = ManagedBackend(self.reactor, setup, Options(self.reactor), delays=delays)
         backend.subscribe(self.seen)
         self.made.append(backend)
