@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorProcess
 
 from comfygate.backend.commandline import Program, StartError, inherited_environment, known_options
@@ -44,8 +44,7 @@ class Options:
 
     async def _ask(self, program: Program) -> frozenset[str]:
         program.check()
-        # Cancelled, this leaves while the guard may still have its log open.
-        with TemporaryDirectory(prefix="comfygate-", ignore_cleanup_errors=True) as folder:
+        with TemporaryDirectory(prefix="comfygate-") as folder:
             log = Path(folder, "help.log")
             reason = await self._run(program, log)
             text = log.read_text(errors="replace") if log.exists() else ""
@@ -69,11 +68,24 @@ class Options:
         )
         process = launch(self._reactor, command)
         late = self._reactor.callLater(HELP_TIME, process.kill)  # type: ignore[attr-defined]
+        ended: Deferred[str] = Deferred()
+        process.exited.addBoth(ended.callback)
+        answered: Deferred[str] = Deferred(lambda _: process.kill())
+        ended.addCallback(_pass_on, answered)
         try:
-            return await process.exited
+            return await answered
+        except CancelledError:
+            # The folder of its log cannot be removed before it is gone.
+            await ended
+            raise
         finally:
             if late.active():
                 late.cancel()
+
+
+def _pass_on(reason: str, answered: Deferred[str]) -> None:
+    if not answered.called:
+        answered.callback(reason)
 
 
 def last_line(text: str) -> str:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,6 +159,25 @@ async def test_a_daemon_killed_during_help_leaves_nothing(workshop: Workshop) ->
         daemon.kill()
         daemon.wait()
     await until(workshop.reactor, lambda: not alive(int(pids.read_text())), 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_stop_during_help_leaves_nothing(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = workshop.folder / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    program = workshop.program("")
+    pids = workshop.folder / "help-pid"
+    noise = "while True: print('x' * 1000)"
+    text = f"import os\nopen({str(pids)!r}, 'w').write(str(os.getpid()) + '\\n')\n{noise}\n"
+    Path(program.comfyui, "main.py").write_text(text)
+    backend = workshop.backend(program)
+    backend.start()
+    await until(workshop.reactor, lambda: pids.exists() and pids.read_text().endswith("\n"))
+    await backend.stop()
+    assert not alive(int(pids.read_text()))
+    assert not list(scratch.iterdir())
+    assert backend.state is STOPPED
 
 
 @pytest_twisted.ensureDeferred
