@@ -152,7 +152,10 @@ async def test_a_daemon_killed_during_help_leaves_nothing(workshop: Workshop) ->
     text = f"import os, time\nopen({str(pids)!r}, 'w').write(str(os.getpid()) + '\\n')\ntime.sleep(1000)\n"
     Path(program.comfyui, "main.py").write_text(text)
     root = Path(__file__).parents[2]
-    daemon = subprocess.Popen([sys.executable, "-c", DAEMON, str(workshop.folder), program.comfyui], cwd=root)
+    # What it made for --help it cannot remove.
+    environment = {**os.environ, "TMPDIR": str(workshop.folder)}
+    command = [sys.executable, "-c", DAEMON, str(workshop.folder), program.comfyui]
+    daemon = subprocess.Popen(command, cwd=root, env=environment)
     try:
         await until(workshop.reactor, lambda: pids.exists() and pids.read_text().endswith("\n"))
     finally:
