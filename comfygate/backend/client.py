@@ -123,11 +123,6 @@ class ComfyUIClient:
         found = _object(answer).get(prompt_id)
         return found if isinstance(found, dict) else None
 
-    async def recent_history(self, max_items: int) -> dict[str, Any]:
-        """How the newest `max_items` prompts ended, oldest first (``GET /history``)."""
-        path = f"/history?max_items={max_items}"
-        return _object(self._expect_ok(f"GET {path}", await self._send("GET", path, seconds=30.0, limit=64 * MIB)))
-
     async def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop what runs (``POST /interrupt``), if it is `prompt_id` or that is not given."""
         await self._command("/interrupt", {} if prompt_id is None else {"prompt_id": prompt_id})
@@ -135,10 +130,6 @@ class ComfyUIClient:
     async def delete(self, prompt_ids: Iterable[str]) -> None:
         """Remove waiting prompts (``POST /queue``); those that run or are unknown are left alone."""
         await self._command("/queue", {"delete": list(prompt_ids)})
-
-    async def clear(self) -> None:
-        """Remove all waiting prompts (``POST /queue``)."""
-        await self._command("/queue", {"clear": True})
 
     async def _command(self, path: str, content: dict[str, Any]) -> None:
         self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))

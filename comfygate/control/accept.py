@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import orjson
 from attrs import evolve, frozen
 from twisted.internet.defer import CancelledError
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
 from comfygate.control.books import Books
@@ -91,7 +90,7 @@ class Acceptance:
             answer = await self._books.fleet.client(backend.gpu_id).validate(submission.validation())
         except BackendUnreachable:
             raise
-        except (BackendError, DeferredTimeoutError):
+        except BackendError:
             details = "Nothing was queued; the prompt may be sent again."
             message = f"GPU {backend.gpu_id} did not validate the prompt in time"
             raise GateError(504, "backend_timeout", message, details, retry_after=backend.retry_after) from None
@@ -145,7 +144,7 @@ class Acceptance:
             return await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable:
             raise
-        except (BackendError, DeferredTimeoutError):
+        except BackendError:
             return None
         except CancelledError:  # the client has left
             self._doubt(held)

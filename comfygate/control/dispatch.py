@@ -6,7 +6,6 @@ from collections import defaultdict
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 
 from comfygate.control.books import Books
@@ -67,7 +66,7 @@ class Dispatcher:
             answer = await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable as error:
             self._put_back(held, f"could not be reached: {error}")
-        except (BackendError, DeferredTimeoutError) as error:
+        except BackendError as error:
             self._look_up(held, f"gave no clear answer: {error!r}")
         else:
             self._answered(held, answer)

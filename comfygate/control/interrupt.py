@@ -7,7 +7,6 @@ from functools import partial
 
 from attrs import frozen
 from twisted.internet.defer import Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -68,7 +67,7 @@ class Interrupts:
     async def _asked_to_stop(self, gpu_id: int, prompt_id: str) -> str | None:
         try:
             return await self._stop_on(gpu_id, prompt_id)
-        except (BackendError, DeferredTimeoutError) as error:
+        except BackendError as error:
             self._log.warn("GPU {gpu_id} does not stop {id}: {error}", gpu_id=gpu_id, id=prompt_id, error=error)
         held = self._ledger.held(prompt_id)
         if held is not None and held.gpu_id == gpu_id:
@@ -110,7 +109,7 @@ class Interrupts:
     async def _on(self, backend: IBackend, do: Callable[[IBackend], Awaitable[None]]) -> None:
         try:
             await do(backend)
-        except (BackendError, DeferredTimeoutError, GateError) as error:
+        except (BackendError, GateError) as error:
             self._log.warn("GPU {gpu_id} cannot be told to stop: {error}", gpu_id=backend.gpu_id, error=error)
 
     async def _interrupt(self, backend: IBackend) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import orjson
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 
 from comfygate.control.books import Books
 from comfygate.control.replies import joined
@@ -97,7 +96,7 @@ class Listings:
                 continue
             try:
                 entry = await self._books.fleet.client(gpu_id).history(prompt_id)
-            except (BackendError, DeferredTimeoutError) as error:
+            except BackendError as error:
                 message = f"GPU {gpu_id} did not tell its history"
                 raise GateError(502, "backend_failed", message, str(error), retry_after=1) from None
             if entry is not None:

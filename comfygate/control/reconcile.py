@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -108,7 +107,7 @@ class Reconciler:
             queue = await client.queue()
             for held in self._compare(asked, queue):
                 self._left(held, await self._end(client, held), blamed=held in suspects)
-        except (BackendError, DeferredTimeoutError) as error:
+        except BackendError as error:
             self._log.debug("GPU {gpu_id} does not tell its queue: {error}", gpu_id=gpu_id, error=error)
             return
         self._doubted.discard(gpu_id)

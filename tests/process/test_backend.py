@@ -60,11 +60,9 @@ async def test_simulator(workshop: Workshop) -> None:
     await until(workshop.reactor, lambda: workshop.seen.remaining == [0])
     assert (await backend.client.validate(b"{}")).status == 400
     assert await backend.client.history("none") is None
-    assert await backend.client.recent_history(5) == {}
     await backend.client.interrupt()
     await backend.client.interrupt("none")
     await backend.client.delete(["none"])
-    await backend.client.clear()
     await backend.stop()
     assert workshop.seen.states == [STARTING, READY, STOPPING, STOPPED]
     assert backend.pid is None

@@ -157,7 +157,7 @@ async def test_somebody_who_no_longer_waits(server: Server) -> None:
 @pytest_twisted.ensureDeferred
 async def test_answers_that_make_no_sense(server: Server, head: bytes, body: bytes) -> None:
     server.answers(body, head)
-    for ask in (server.client.queue, lambda: server.client.history("x"), lambda: server.client.recent_history(1)):
+    for ask in (server.client.queue, lambda: server.client.history("x")):
         with pytest.raises(BackendUnclear):
             await ask()
 
