@@ -44,6 +44,8 @@ class Daemon(Service):
     :param sockets: listening sockets by gate name; closed in the end.
     """
 
+    _log = Logger()
+
     def __init__(self, reactor: Any, plan: Plan, folder: StateFolder, sockets: Mapping[str, socket.socket]) -> None:
         self._reactor = reactor
         self._plan = plan
@@ -74,11 +76,14 @@ class Daemon(Service):
             backend.start()
 
     async def _stop(self) -> None:
-        self._reconciler.stop()
-        # Clients get their answers and closing handshakes while the backends still run.
-        await self._ports.close()
-        await self._control_port.stopListening()
-        await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
+        # Whatever fails in between, the processes are ended and the folder is let go.
+        with self._log.failuresHandled("closing the ports"):
+            self._reconciler.stop()
+            # Clients get their answers and closing handshakes while the backends still run.
+            await self._ports.close()
+            await self._control_port.stopListening()
+        with self._log.failuresHandled("ending the backends"):
+            await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
         self._folder.release()
 
     def stopService(self) -> Deferred[None]:

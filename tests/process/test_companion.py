@@ -12,11 +12,13 @@ import pytest
 import pytest_twisted
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.threads import deferToThread
 
 import comfygate
 from comfygate.backend.commandline import Program
 from comfygate.backend.managed import ManagedBackend
 from comfygate.model import BackendState
+from tests.gateway import request
 from tests.process.backends import Workshop
 
 HOME = os.environ.get("COMFYUI_HOME", "")
@@ -143,4 +145,6 @@ async def test_nothing_is_queued(backend: ManagedBackend) -> None:
     assert part == {"outputs": ["4"], "node_errors": {}}
     queue = await client(backend).queue()
     assert queue.running == queue.pending == ()
-    assert await client(backend).history("none") is None
+    assert backend.address is not None
+    history = await deferToThread(request, backend.address[1], "GET", "/history")
+    assert history.json() == {}

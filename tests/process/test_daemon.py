@@ -174,6 +174,19 @@ def test_the_hub_spreads_prompts_and_finds_their_histories(gateway: Gateway) -> 
     assert (wrong.status, wrong.json()["error"]["type"]) == (400, "invalid_target")
 
 
+def test_a_named_gate_is_one_more_port_over_some_of_the_gpus(tmp_path: Path) -> None:
+    gate = "[gate:some]\nport = {spare}\ngpus = 2,0\npolicy = round-robin\nrate = 0.001\nburst = 5\n"
+    with running(tmp_path, UNLIMITED + gate, gpus=3) as gateway:
+        told = [submit(gateway.spare, workflow(0.2)) for _ in range(4)]
+        assert [one["gpu_id"] for one in told] == [0, 2, 0, 2]
+        for one in told:
+            assert ended(gateway.ports[one["gpu_id"]], one["prompt_id"])["status"]["completed"]
+        pinned = request(gateway.spare, "POST", "/prompt", {"prompt": workflow()}, {"X-Target-GPU": "1"})
+        assert pinned.json()["error"]["type"] == "invalid_target"
+        assert request(gateway.spare, "POST", "/prompt", {"prompt": workflow()}).status == 429
+        assert submit(gateway.ports[1])["gpu_id"] == 1
+
+
 def test_an_interrupt_by_id_reaches_its_prompt_from_any_port(gateway: Gateway) -> None:
     first = submit(gateway.ports[0], workflow(20))["prompt_id"]
     other = submit(gateway.ports[1], workflow(1.5))["prompt_id"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.comfyui_client import Listener
 from tests.gateway import Gateway, request, resident_kib, running
 
 MIB = 1024 * 1024
@@ -96,6 +97,26 @@ def test_a_slow_reader(gateway: Gateway) -> None:
             growth.look()
     assert growth.kib < MOST_GROWTH
     assert request(gateway.ports[0], "GET", "/prompt").status == 200
+
+
+def test_a_websocket_that_stops_reading(gateway: Gateway) -> None:
+    def flood(kind: str, messages: int, size: int) -> None:
+        target = f"/simulator/flood?client_id=idle&messages={messages}&size={size}&kind={kind}"
+        assert request(gateway.ports[0], "GET", target, seconds=60).json() == {"sent": messages}
+        growth.look()
+
+    with Listener.open(f"127.0.0.1:{gateway.ports[0]}", "/ws?clientId=idle") as idle:
+        growth = Growth(gateway)
+        # The simulator waits until each is taken: none of them may wait for the client.
+        flood("preview", 1000, 200_000)
+        flood("progress", 20_000, 2000)
+        flood("executed", 50, 100)
+        flood("preview", 1000, 100_000)
+        assert growth.kib < MOST_GROWTH
+        executed = 0
+        while executed < 50:
+            message = idle.next()
+            executed += isinstance(message, dict) and message["type"] == "executed"
 
 
 def test_a_file_larger_than_the_bound_is_refused_at_once(tmp_path: Path) -> None:
