@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
-from comfygate.model import BackendAnswer, BackendQueue, BackendState, BackendView, Choice, Job
+from comfygate.model import BackendAnswer, BackendQueue, BackendState, BackendView, Choice, Job, JobState
 
 
 class IRoutingPolicy(Interface):
@@ -131,6 +131,23 @@ class IBackendListener(Interface):
 
     def queue_changed(backend: IBackend, remaining: int) -> None:
         """The backend said that `remaining` prompts wait or run in its queue."""
+
+
+class IJobListener(Interface):
+    """Whoever wants to know what happens to jobs.
+
+    It is told in the middle of a change: it only takes note, and must not raise.
+    """
+
+    def job_changed(job: Job, state: JobState, gpu_id: int | None, reason: str | None) -> None:
+        """A job has come into `state`.
+
+        :param gpu_id: the GPU that holds it, or held it last.
+        :param reason: why, in one line for people, where there is more to say.
+        """
+
+    def job_refused(job: Job) -> None:
+        """A job that was accepted turned out to be refused, and its client was told so."""
 
 
 class ILaunched(Interface):

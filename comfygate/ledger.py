@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from attrs import define, evolve, frozen
 
+from comfygate.interfaces import IJobListener
 from comfygate.model import BackendState, BackendView, Job, JobState
 from comfygate.queue import WaitingJobs
 
@@ -27,10 +28,15 @@ class Held:
 
 @frozen
 class Ended:
-    """A job that is over."""
+    """A job that is over.
+
+    :ivar gpu_id: the GPU that held it in the end, if one did.
+    :ivar reason: why it did not end well, in one line, where that is known.
+    """
 
     gpu_id: int | None
     state: JobState
+    reason: str | None = None
 
 
 @frozen
@@ -78,6 +84,11 @@ class Ledger:
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._remembered = remembered
         self._assignments = 0
+        self._listeners: list[IJobListener] = []
+
+    def subscribe(self, listener: IJobListener) -> None:
+        """Tell `listener` of every later change of a job."""
+        self._listeners.append(listener)
 
     # What happened.
 
@@ -85,6 +96,7 @@ class Ledger:
         """A job waits from now on, for the first time or again."""
         self.waiting.add(job)
         self._expected[job.expected] += 1
+        self._tell(job, JobState.WAITING, None)
 
     def assign(self, prompt_id: str, gpu_id: int) -> Held:
         """A waiting job is being sent to a backend.
@@ -101,6 +113,7 @@ class Ledger:
         held = Held(job, gpu_id, state)
         self._gpus[gpu_id].held[job.prompt_id] = held
         self._where[job.prompt_id] = gpu_id
+        self._tell(job, state, gpu_id)
         return held
 
     def finish(self, prompt_id: str) -> None:
@@ -115,20 +128,23 @@ class Ledger:
         self.accept(job)
         return job
 
-    def end(self, prompt_id: str, state: JobState) -> None:
-        """A job is over, wherever it was."""
+    def end(self, prompt_id: str, state: JobState, reason: str | None = None) -> None:
+        """A job is over, wherever it was.
+
+        :param reason: why it did not end well, in one line for people.
+        """
         gpu_id = self._where.get(prompt_id)
-        if gpu_id is None:
-            self._stop_waiting(prompt_id)
-        else:
-            self._let_go(prompt_id)
-        self._ended[prompt_id] = Ended(gpu_id, state)
+        job = self._stop_waiting(prompt_id) if gpu_id is None else self._let_go(prompt_id).job
+        self._ended[prompt_id] = Ended(gpu_id, state, reason)
+        self._tell(job, state, gpu_id, reason)
         if len(self._ended) > self._remembered:
             self._ended.popitem(last=False)
 
     def forget(self, prompt_id: str) -> None:
         """A backend turned out not to have taken the job, and its client knows."""
-        self._let_go(prompt_id)
+        job = self._let_go(prompt_id).job
+        for listener in self._listeners:
+            listener.job_refused(job)
 
     def meet(self, gpu_id: int, strangers: tuple[Stranger, ...]) -> None:
         """A backend's queue holds these jobs that did not come through us."""
@@ -212,6 +228,10 @@ class Ledger:
             prefetch=prefetch,
             last_assigned=gpu.last_assigned,
         )
+
+    def _tell(self, job: Job, state: JobState, gpu_id: int | None, reason: str | None = None) -> None:
+        for listener in self._listeners:
+            listener.job_changed(job, state, gpu_id, reason)
 
     def _stop_waiting(self, prompt_id: str) -> Job:
         job = self.waiting.remove(prompt_id)

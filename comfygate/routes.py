@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from enum import Enum
 from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
@@ -17,7 +18,39 @@ _CONTROL = {
     b"/interrupt": frozenset({b"POST"}),
 }
 _READ = frozenset({b"GET", b"HEAD"})
+_OURS = b"/comfygate"
 _HISTORY = re.compile(rb"/history/[^{}/]+", re.DOTALL)  # as aiohttp matches /history/{prompt_id}
+
+
+class Kind(Enum):
+    """What a request is about, as far as it makes a difference; the values are what metrics show."""
+
+    PROMPT = "prompt"
+    QUEUE = "queue"
+    HISTORY = "history"
+    INTERRUPT = "interrupt"
+    UPLOAD = "upload"  #: writes into the input folder, which all GPUs share
+    VIEW = "view"
+    USER = "user"  #: settings, saved workflows: the user folder, which has one writer
+    WEBSOCKET = "websocket"
+    GATE = "gate"  #: what only ComfyGate has
+    OTHER = "other"  #: pages, node definitions, and whatever custom nodes add
+
+
+_KINDS = {
+    b"prompt": Kind.PROMPT,
+    b"queue": Kind.QUEUE,
+    b"history": Kind.HISTORY,
+    b"interrupt": Kind.INTERRUPT,
+    b"upload": Kind.UPLOAD,
+    b"view": Kind.VIEW,
+    b"view_metadata": Kind.VIEW,
+    b"settings": Kind.USER,
+    b"users": Kind.USER,
+    b"userdata": Kind.USER,
+    b"ws": Kind.WEBSOCKET,
+    b"comfygate": Kind.GATE,
+}
 
 
 @frozen
@@ -31,6 +64,7 @@ class Route:
 
     method: bytes
     path: bytes
+    kind: Kind
     control: bool
 
 
@@ -44,7 +78,7 @@ def classify(method: bytes, path: bytes, *, several: bool) -> Route:
         a history has to be looked for.
     """
     method, plain = method.upper(), plain_path(path)
-    return Route(method, plain, _is_control(method, plain, several))
+    return Route(method, plain, _kind(plain), _is_control(method, plain, several))
 
 
 def plain_path(path: bytes) -> bytes:
@@ -56,11 +90,18 @@ def plain_path(path: bytes) -> bytes:
     return decoded[4:] if decoded.startswith(b"/api/") else decoded
 
 
+def _kind(path: bytes) -> Kind:
+    first, _, rest = path[1:].partition(b"/")
+    if first == b"v2":  # /v2/userdata
+        first = rest.partition(b"/")[0]
+    return _KINDS.get(first, Kind.OTHER)
+
+
 def _is_control(method: bytes, path: bytes, several: bool) -> bool:
     methods = _CONTROL.get(path)
     if methods is not None:
         return method in methods
-    if path == b"/comfygate" or path.startswith(b"/comfygate/"):
+    if path == _OURS or path.startswith(_OURS + b"/"):
         return True
     return several and method in _READ and _HISTORY.fullmatch(path) is not None
 

@@ -85,7 +85,7 @@ class Dispatcher:
                 prompt_id=held.job.prompt_id,
                 body=answer.body[:1000],
             )
-            self._ledger.end(held.job.prompt_id, JobState.FAILED)
+            self._ledger.end(held.job.prompt_id, JobState.FAILED, f"GPU {held.gpu_id} refused it")
         else:
             self._look_up(held, f"answered {answer.status}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -22,6 +23,17 @@ MOST_ATTEMPTS = 2
 
 _EVERY = 5.0
 """Seconds between looks at a busy backend that says nothing by itself."""
+
+
+@frozen
+class Outcome:
+    """How a backend says that a job ended.
+
+    :ivar reason: why it did not end well, in one line.
+    """
+
+    state: JobState
+    reason: str | None = None
 
 
 @implementer(IBackendListener)
@@ -131,21 +143,21 @@ class Reconciler:
         if self._ledger.is_current(held) and held.state is not state:
             self._ledger.hold(held.job, held.gpu_id, state)
 
-    async def _end(self, client: IComfyUI, held: Held) -> JobState | None:
+    async def _end(self, client: IComfyUI, held: Held) -> Outcome | None:
         """How the backend says that a job ended; ``None`` if it knows nothing of it."""
         try:
             entry = await client.history(held.job.prompt_id)
         except BackendUnusable as error:
             # Some nodes leave results that ComfyUI itself cannot write as JSON.
             self._log.warn("{prompt_id} ended in some way: {error}", prompt_id=held.job.prompt_id, error=error)
-            return JobState.UNKNOWN
+            return Outcome(JobState.UNKNOWN, str(error))
         return None if entry is None else outcome(entry)
 
-    def _left(self, held: Held, end: JobState | None, *, blamed: bool) -> None:
+    def _left(self, held: Held, end: Outcome | None, *, blamed: bool) -> None:
         if not self._ledger.is_current(held):
             return
         if end is not None:
-            self._ledger.end(held.job.prompt_id, end)
+            self._ledger.end(held.job.prompt_id, end.state, end.reason)
         elif held.state is JobState.UNCLEAR:
             self._try_again(held, blamed=True)
         elif held.gpu_id in self._doubted:
@@ -156,7 +168,7 @@ class Reconciler:
                 prompt_id=held.job.prompt_id,
                 gpu_id=held.gpu_id,
             )
-            self._ledger.end(held.job.prompt_id, JobState.UNKNOWN)
+            self._ledger.end(held.job.prompt_id, JobState.UNKNOWN, f"it is gone from GPU {held.gpu_id}")
 
     def _meet_strangers(self, gpu_id: int, queue: BackendQueue) -> None:
         listed = [(item, True) for item in queue.running_items] + [(item, False) for item in queue.pending_items]
@@ -178,7 +190,8 @@ class Reconciler:
         job = held.job
         attempts = job.attempts + blamed
         if self._ledger.is_finished(job.prompt_id):
-            self._ledger.end(job.prompt_id, JobState.UNKNOWN)
+            reason = f"GPU {held.gpu_id} was lost before it had said how the prompt ended"
+            self._ledger.end(job.prompt_id, JobState.UNKNOWN, reason)
         elif attempts < MOST_ATTEMPTS:
             self._log.warn("{prompt_id} waits again: GPU {gpu_id} lost it", prompt_id=job.prompt_id, gpu_id=held.gpu_id)
             self._ledger.put_back(job.prompt_id, attempts=attempts)
@@ -192,17 +205,23 @@ class Reconciler:
             attempts=MOST_ATTEMPTS,
             gpu_id=gpu_id,
         )
-        self._ledger.end(job.prompt_id, JobState.FAILED)
+        reason = f"lost {MOST_ATTEMPTS} times, the last time by GPU {gpu_id}"
+        self._ledger.end(job.prompt_id, JobState.FAILED, reason)
 
 
-def outcome(entry: dict[str, Any]) -> JobState:
+def outcome(entry: dict[str, Any]) -> Outcome:
     """How a job ended.
 
     :param entry: its entry in ComfyUI's /history.
     """
     status = entry.get("status") or {}
     if status.get("status_str") == "success":
-        return JobState.DONE
-    messages = status.get("messages") or []
-    interrupted = any(message and message[0] == "execution_interrupted" for message in messages)
-    return JobState.CANCELLED if interrupted else JobState.FAILED
+        return Outcome(JobState.DONE)
+    messages = {message[0]: message[-1] for message in status.get("messages") or [] if message}
+    if "execution_interrupted" in messages:
+        return Outcome(JobState.CANCELLED)
+    error = messages.get("execution_error")
+    if not isinstance(error, dict):
+        return Outcome(JobState.FAILED)
+    said = [error[key] for key in ("node_type", "exception_type", "exception_message") if error.get(key)]
+    return Outcome(JobState.FAILED, ": ".join(" ".join(str(one).split()) for one in said)[:500] or None)

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from comfygate.control.dispatch import Dispatcher
-from comfygate.control.reconcile import outcome
+from comfygate.control.reconcile import Outcome, outcome
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable, GateError
 from comfygate.model import BackendState, JobState
 from comfygate.routing.assignment import GateRouting
@@ -626,15 +626,24 @@ def test_a_history_is_asked_of_the_gpu_that_ran_the_prompt() -> None:
     assert now(house.listings.history(house.hub, new_id())) == {}
 
 
+BROKEN = {"node_type": "KSampler", "exception_type": "torch.OutOfMemoryError", "exception_message": "Out of\n memory"}
+
+
 @pytest.mark.parametrize(
-    ("entry", "state"),
+    ("entry", "state", "reason"),
     [
-        ({"status": {"status_str": "success"}}, JobState.DONE),
-        ({"status": {"status_str": "error", "messages": [["execution_error", {}]]}}, JobState.FAILED),
-        ({"status": {"status_str": "error", "messages": [["execution_interrupted", {}]]}}, JobState.CANCELLED),
-        ({}, JobState.FAILED),
-        ({"status": None}, JobState.FAILED),
+        ({"status": {"status_str": "success"}}, JobState.DONE, None),
+        ({"status": {"status_str": "error", "messages": [["execution_error", {}]]}}, JobState.FAILED, None),
+        (
+            {"status": {"status_str": "error", "messages": [["execution_start", {}], ["execution_error", BROKEN]]}},
+            JobState.FAILED,
+            "KSampler: torch.OutOfMemoryError: Out of memory",
+        ),
+        ({"status": {"status_str": "error", "messages": [["execution_interrupted", {}]]}}, JobState.CANCELLED, None),
+        ({}, JobState.FAILED, None),
+        ({"status": None}, JobState.FAILED, None),
+        ({"status": {"messages": [[], ["execution_error"], ["execution_error", 5]]}}, JobState.FAILED, None),
     ],
 )
-def test_how_a_history_entry_says_that_a_job_ended(entry: dict[str, Any], state: JobState) -> None:
-    assert outcome(entry) is state
+def test_how_a_history_entry_says_that_a_job_ended(entry: dict[str, Any], state: JobState, reason: str | None) -> None:
+    assert outcome(entry) == Outcome(state, reason)

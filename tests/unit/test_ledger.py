@@ -106,3 +106,39 @@ def test_a_job_that_a_backend_has_got_counts_as_running_before_it_says_so(ledger
         ledger.assign(accepted(ledger).prompt_id, 0)
     view = ledger.view(0, BackendState.READY, prefetch=2)
     assert (view.running, view.pending) == (1, 1)
+
+
+class Notes:
+    def __init__(self) -> None:
+        self.taken: list[tuple[JobState | None, int | None, str | None]] = []
+
+    def job_changed(self, job: Job, state: JobState, gpu_id: int | None, reason: str | None) -> None:
+        self.taken.append((state, gpu_id, reason))
+
+    def job_refused(self, job: Job) -> None:
+        self.taken.append((None, None, None))
+
+
+def test_listeners_hear_of_every_step_of_a_job(ledger: Ledger) -> None:
+    notes = Notes()
+    ledger.subscribe(notes)
+    one = accepted(ledger)
+    ledger.assign(one.prompt_id, 1)
+    ledger.hold(one, 1, JobState.RUNNING)
+    ledger.put_back(one.prompt_id, attempts=1)
+    ledger.assign(one.prompt_id, 0)
+    ledger.end(one.prompt_id, JobState.FAILED, "no memory")
+    two = accepted(ledger)
+    ledger.assign(two.prompt_id, 0)
+    ledger.forget(two.prompt_id)
+    assert notes.taken == [
+        (JobState.WAITING, None, None),
+        (JobState.SENT, 1, None),
+        (JobState.RUNNING, 1, None),
+        (JobState.WAITING, None, None),
+        (JobState.SENT, 0, None),
+        (JobState.FAILED, 0, "no memory"),
+        (JobState.WAITING, None, None),
+        (JobState.SENT, 0, None),
+        (None, None, None),
+    ]

@@ -1,6 +1,6 @@
 import pytest
 
-from comfygate.routes import Metering, classify
+from comfygate.routes import Kind, Metering, classify
 
 
 @pytest.mark.parametrize("prefix", [b"", b"/api"])
@@ -94,3 +94,28 @@ def test_patterns_may_name_prefixes_and_any_method() -> None:
     assert metering.metered(classify(b"POST", b"/history/x", several=False))
     assert metering.metered(classify(b"HEAD", b"/view", several=False))
     assert not metering.metered(classify(b"POST", b"/prompt", several=False))
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (b"/prompt", Kind.PROMPT),
+        (b"/queue/all", Kind.QUEUE),
+        (b"/history/x", Kind.HISTORY),
+        (b"/upload/mask", Kind.UPLOAD),
+        (b"/api/upload/image", Kind.UPLOAD),
+        (b"/api/%75pload/image", Kind.UPLOAD),
+        (b"/settings/a.b", Kind.USER),
+        (b"/api/users", Kind.USER),
+        (b"/userdata/workflows%2Fa.json", Kind.USER),
+        (b"/v2/userdata", Kind.USER),
+        (b"/ws", Kind.WEBSOCKET),
+        (b"/comfygate/status", Kind.GATE),
+        (b"/uploads", Kind.OTHER),
+        (b"/v2/other", Kind.OTHER),
+        (b"/", Kind.OTHER),
+        (b"*", Kind.OTHER),
+    ],
+)
+def test_kinds(path: bytes, kind: Kind) -> None:
+    assert classify(b"GET", path, several=True).kind is kind
