@@ -26,9 +26,13 @@ class Prompts:
         """What every ComfyUI answers."""
         return [web.get("/prompt", self._remaining), web.post("/prompt", self._accept)]
 
-    def companion_routes(self) -> list[web.RouteDef]:
+    def companion_routes(self, parts: list[str]) -> list[web.RouteDef]:
         """What a ComfyUI with ComfyGate's custom node answers."""
-        return [web.get("/comfygate/companion", self._companion), web.post("/comfygate/validate", self._validate)]
+
+        async def get_companion(request: web.Request) -> web.Response:
+            return web.json_response({"version": __version__, "routes": ["validate"], "parts": parts})
+
+        return [web.get("/comfygate/companion", get_companion), web.post("/comfygate/validate", self._validate)]
 
     def queue_info(self) -> dict[str, Any]:
         """How many jobs wait or run."""
@@ -59,9 +63,6 @@ class Prompts:
             return float(body["number"])
         number, self._number = self._number, self._number + 1
         return -number if pick(body, "front") else number
-
-    async def _companion(self, request: web.Request) -> web.Response:
-        return web.json_response({"version": __version__, "routes": ["validate"]})
 
     async def _validate(self, request: web.Request) -> web.Response:
         body = await request.json()

@@ -7,6 +7,7 @@ from pathlib import Path
 from aiohttp import web
 
 from comfygate.simulator import image_nodes, loader_nodes, middlewares, sampling_nodes, work_nodes
+from comfygate.simulator.companion import Companion
 from comfygate.simulator.files import Files
 from comfygate.simulator.info import Info, features
 from comfygate.simulator.internal import Internal
@@ -34,6 +35,7 @@ class Server:
         self._prompts = Prompts(machine, self._jobs)
         self.sockets.status = self._prompts.queue_info
         self.worker = Worker(machine, self._jobs, self.sockets)
+        self._companion = Companion.of(machine)
 
     def application(self) -> web.Application:
         """Everything that can be asked over HTTP."""
@@ -52,8 +54,9 @@ class Server:
         routes += QueueRoutes(self._jobs).routes()
         routes += Files(self._machine).routes() + UserData(self._machine).routes() + Info(self._machine).routes()
         routes += Load(self._machine, self.sockets).routes()
-        if self._machine.options.extra_model_paths_config:
-            routes += self._prompts.companion_routes()
+        if self._companion is not None:
+            self._companion.parts.append("routes")
+            routes += self._prompts.companion_routes(self._companion.parts)
         return routes
 
 

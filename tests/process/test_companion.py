@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThread
 import comfygate
 from comfygate.backend.commandline import Program
 from comfygate.backend.managed import ManagedBackend
+from comfygate.companion.custom_nodes.comfygate_companion import PARTS
 from comfygate.model import BackendState
 from tests.gateway import request
 from tests.process.backends import Workshop
@@ -92,7 +93,11 @@ def client(backend: ManagedBackend) -> Any:
 @pytest_twisted.ensureDeferred
 async def test_it_is_there(backend: ManagedBackend) -> None:
     assert backend.has_companion
-    assert await client(backend).companion() == {"version": comfygate.__version__, "routes": ["validate"]}
+    assert await client(backend).companion() == {
+        "version": comfygate.__version__,
+        "routes": ["validate"],
+        "parts": list(PARTS),
+    }
 
 
 def canonical(body: bytes) -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from comfygate import __version__
+from comfygate.backend.commandline import COMPANION
 from tests.contract.comfyui_client import Target
 from tests.contract.conftest import free_port
 from tests.contract.sample_prompts import Prompt, empty_image, node, save
@@ -306,9 +307,11 @@ def test_a_reader_that_does_not_read_stalls_everyone(tmp_path: Path) -> None:
 
 def test_the_companion_validates_without_queueing(tmp_path: Path) -> None:
     paths = tmp_path / "paths.yaml"
-    paths.write_text("comfygate:\n  custom_nodes: /nowhere\n")
+    paths.write_text(f'comfygate:\n  custom_nodes: "{COMPANION}"\n')
     with simulator(tmp_path, "--extra-model-paths-config", str(paths)) as comfyui:
-        assert comfyui.get("/comfygate/companion").json == {"version": __version__, "routes": ["validate"]}
+        companion = comfyui.get("/comfygate/companion").json
+        assert (companion["version"], companion["routes"]) == (__version__, ["validate"])
+        assert "routes" in companion["parts"]
         body = {"prompt": save()}
         answer = comfyui.post("/comfygate/validate", body)
         assert (answer.status, answer.json) == (200, {"outputs": ["2"], "node_errors": {}})

@@ -1,16 +1,19 @@
-"""ComfyGate's companion: a custom node that runs inside ComfyUI and adds routes, but no nodes.
+"""ComfyGate's companion: a custom node that runs inside ComfyUI and changes what it does, but adds no nodes.
 
-- ``GET /comfygate/companion``: ``{"version", "routes"}``; what there is.
-- ``POST /comfygate/validate``: takes the body of ``POST /prompt`` and answers
+It consists of parts that don't need each other, each a module with ``install()``:
+
+- ``routes``: ``GET /comfygate/companion``, ``{"version", "routes", "parts"}``, says what there is;
+  ``POST /comfygate/validate`` takes the body of ``POST /prompt`` and answers
   what that would, without queueing anything: ``{"outputs": [ids], "node_errors"}``
   where it would accept the prompt, and its very refusal where it would not.
 
 It imports nothing of ComfyGate, and must not be in ComfyUI's way: whatever is
-missing or different here is logged, and ComfyUI goes on without the companion.
+missing or different here is logged, and ComfyUI goes on without that part.
 """
 
 from __future__ import annotations
 
+import importlib
 import logging
 
 NODE_CLASS_MAPPINGS: dict[str, type] = {}
@@ -18,9 +21,14 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
-try:
-    from . import routes
+PARTS = ("routes",)
 
-    routes.install()
-except Exception:
-    logging.getLogger("comfygate").exception("[comfygate] the companion is not available in this ComfyUI")
+installed: list[str] = []
+"""The parts that found what they need in this ComfyUI."""
+
+for part in PARTS:
+    try:
+        importlib.import_module(f".{part}", __name__).install(installed)
+        installed.append(part)
+    except Exception:
+        logging.getLogger("comfygate").exception("[comfygate] %s is not available in this ComfyUI", part)

@@ -13,9 +13,10 @@ VERSION = os.environ.get("COMFYGATE_VERSION", "")
 """Of the daemon that started this ComfyUI; empty if none did."""
 
 
-def install() -> None:
+def install(parts: list[str]) -> None:
     """Add the routes.
 
+    :param parts: the companion's parts that work here; shown, and filled later.
     :raises Exception: of any kind, if this ComfyUI is not like those known.
     """
     web = importlib.import_module("aiohttp.web")
@@ -24,7 +25,7 @@ def install() -> None:
     validator = Validator(importlib.import_module("execution").validate_prompt)
 
     async def get_companion(request: Any) -> Any:
-        return web.json_response({"version": VERSION, "routes": ["validate"]})
+        return web.json_response({"version": VERSION, "routes": ["validate"], "parts": parts})
 
     async def post_validate(request: Any) -> Any:
         # The steps of ComfyUI's own POST /prompt, in its order.
