@@ -76,4 +76,4 @@ assert "comfygate" not in sys.modules
     arguments = [sys.executable, "-B", "-c", program, str(COMPANION / "comfygate_companion")]
     done = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
-    assert "the companion is not available" in done.stderr
+    assert "routes is not available" in done.stderr
