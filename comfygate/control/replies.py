@@ -90,7 +90,8 @@ def _write(reply: Reply, request: Request) -> None:
     for name, value in reply.headers:
         request.setHeader(name, value)
     request.setHeader(b"Server", b"ComfyGate")
-    request.setHeader(b"Content-Length", b"%d" % sum(map(len, reply.pieces)))
+    if reply.status != 304:  # where it would have to be that of the 200
+        request.setHeader(b"Content-Length", b"%d" % sum(map(len, reply.pieces)))
     if request.method == b"HEAD" or not reply.pieces:
         request.finish()
     else:

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from attrs import frozen
+from attrs import field, frozen
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
 from comfygate.control.accept import Acceptance
+from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
@@ -37,6 +38,7 @@ class Control:
     listings: Listings
     interrupts: Interrupts
     operator: GateRouting
+    page: StatusPage = field(factory=StatusPage.load)
 
     def endpoint(self, method: bytes, path: bytes) -> Endpoint:
         """Who answers a request.
@@ -54,6 +56,8 @@ class Control:
         found = table.get((b"GET" if method == b"HEAD" else method, path))
         if found is None and path.startswith(b"/history/") and method in (b"GET", b"HEAD"):
             found = self.get_history
+        if found is None and path in self.page and method in (b"GET", b"HEAD"):
+            found = self.page.get
         if found is None:
             raise GateError(404, "not_found", f"There is no {path.decode(errors='replace')} here")
         return found

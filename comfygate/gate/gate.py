@@ -25,7 +25,7 @@ GATE_HEADER = b"X-ComfyGate-Gate"
 # What the gate says itself, or must not be said by a client.
 _NOT_PASSED = frozenset({b"origin", GATE_HEADER.lower()})
 # All that the control plane reads; so nothing else can reach its parser or its bounds.
-_FOR_CONTROL = frozenset({b"content-length", b"expect", b"x-target-gpu"})
+_FOR_CONTROL = frozenset({b"content-length", b"expect", b"if-none-match", b"x-target-gpu"})
 
 
 @frozen(kw_only=True)

@@ -135,6 +135,7 @@ def test_the_wheel_holds_all_of_it_and_nothing_else(wheel: Path) -> None:
     content = {name for name in names if ".dist-info/" not in name}
     assert content == files_of_the_tree()
     assert {"twisted/plugins/comfygate_plugin.py", "comfygate/py.typed", "comfygate/simulator/index.html"} <= content
+    assert {f"comfygate/control/web/{name}" for name in ("index.html", "page/page.css", "page/page.js")} <= content
     assert [name for name in names if name.endswith(".dist-info/licenses/LICENSE")]
 
 
