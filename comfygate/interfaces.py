@@ -12,7 +12,17 @@ from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
 from zope.interface import Attribute, Interface
 
-from comfygate.model import BackendAnswer, BackendQueue, BackendState, BackendView, Choice, Job, JobState
+from comfygate.model import (
+    BackendAnswer,
+    BackendQueue,
+    BackendState,
+    BackendView,
+    Choice,
+    Job,
+    JobState,
+    Progress,
+    RestartCause,
+)
 
 
 class IRoutingPolicy(Interface):
@@ -110,6 +120,9 @@ class IBackend(Interface):
     client: IComfyUI | None = Attribute("for asking it, while READY")
     has_companion: bool = Attribute("whether it answers POST /comfygate/validate")
     restarts: int = Attribute("how often it was started again")
+    restart_causes: Mapping[RestartCause, int] = Attribute("how often for which cause")
+    pid: int | None = Attribute("its process, while there is one of ours")
+    progress: Progress | None = Attribute("how far the prompt is that it runs, as far as it tells")
     last_error: str | None = Attribute("why it is not READY, in one line, or None")
     retry_after: float = Attribute("seconds after which a client should ask again")
 

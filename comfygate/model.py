@@ -133,6 +133,35 @@ class Choice:
     gpu_id: int
 
 
+class RestartCause(Enum):
+    """Why a ComfyUI was started again; the values are what metrics show."""
+
+    EXITED = "exited"  #: it ended while it served requests
+    START_FAILED = "start_failed"  #: it ended before it answered
+    START_TIMEOUT = "start_timeout"  #: it did not answer in time
+    REQUESTED = "requested"  #: it had been given up, and somebody asked for it
+
+
+@frozen(kw_only=True)
+class Progress:
+    """How far the prompt is that a ComfyUI runs.
+
+    :ivar node: id of the node at work, ``None`` between two nodes.
+    :ivar node_type: its class, if that is known.
+    :ivar value: how many of the node's `max` steps are done.
+    :ivar nodes_done: how many of the prompt's `nodes_total` nodes have ended or
+        need not run.
+    """
+
+    prompt_id: str
+    node: str | None = None
+    node_type: str | None = None
+    value: float | None = None
+    max: float | None = None
+    nodes_done: int | None = None
+    nodes_total: int | None = None
+
+
 @frozen(kw_only=True)
 class Device:
     """One accelerator, or one share of the CPU.

@@ -7,6 +7,7 @@ state is that state's data, so that it is there exactly as long as the state.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from comfygate.model import BackendState
+from comfygate.model import BackendState, RestartCause
 
 DEATHS = 5
 """Deaths in a row before it was ready, after which it is given up."""
@@ -99,6 +100,8 @@ class Record:
     :ivar failures: deaths since it was last READY for long.
     :ivar early: deaths in a row before it was READY.
     :ivar retry_at: when it will be tried again, while DOWN.
+    :ivar cause: why it is to be started again, if it is.
+    :ivar restarts: how often it was started again, for which cause.
     """
 
     clock: IReactorTime
@@ -112,6 +115,8 @@ class Record:
     failures: int = 0
     early: int = 0
     retry_at: float = 0.0
+    cause: RestartCause = RestartCause.REQUESTED
+    restarts: Counter[RestartCause] = field(factory=Counter)
     attempt: Attempt | None = None
     waiting_for_end: list[Deferred[None]] = field(factory=list)
 
@@ -174,12 +179,14 @@ def start(events: Events, record: Record) -> None:
 def start_afresh(events: Events, record: Record) -> None:
     """Begin again after a person has looked at it."""
     record.early = record.failures = 0
+    record.restarts[RestartCause.REQUESTED] += 1
     record.enter(BackendState.STARTING)
 
 
 @Down.upon(Events.retry).to(Starting)
 def restart(events: Events, record: Record, timer: IDelayedCall) -> None:
     """Begin again."""
+    record.restarts[record.cause] += 1
     record.enter(BackendState.STARTING)
 
 
@@ -208,12 +215,14 @@ def forget_the_past(events: Events, record: Record, timer: IDelayedCall) -> None
 def die_early(events: Events, record: Record, timer: IDelayedCall, reason: str) -> None:
     """Judge a death before it was ready."""
     timer.cancel()
+    record.cause = RestartCause.START_FAILED
     _judge_early(events, record, reason)
 
 
 @Overdue.upon(Events.exited).to(Judging)
 def die_late(events: Events, record: Record, reason: str) -> None:
     """Judge one that never became ready."""
+    record.cause = RestartCause.START_TIMEOUT
     _judge_early(events, record, f"was not ready after {record.start_timeout:g} s")
 
 
@@ -221,12 +230,14 @@ def die_late(events: Events, record: Record, reason: str) -> None:
 def die_ready(events: Events, record: Record, timer: IDelayedCall, reason: str) -> None:
     """Judge a crash."""
     timer.cancel()
+    record.cause = RestartCause.EXITED
     _judge(events, record, reason)
 
 
 @Settled.upon(Events.exited).to(Judging)
 def die_settled(events: Events, record: Record, reason: str) -> None:
     """Judge a crash after a long time."""
+    record.cause = RestartCause.EXITED
     _judge(events, record, reason)
 
 

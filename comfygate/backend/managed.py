@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,7 +17,7 @@ from comfygate.backend.logtail import OURS, last_lines
 from comfygate.backend.monitor import Monitor
 from comfygate.backend.options import Options
 from comfygate.interfaces import IBackend, IBackendListener
-from comfygate.model import BackendState
+from comfygate.model import BackendState, Progress, RestartCause
 
 START_GUESS = 6.0
 """Seconds that a start takes, as long as none has been seen."""
@@ -54,6 +54,7 @@ class ManagedBackend:
         self._setup = setup
         self._options = options
         self._listeners = Listeners()
+        self.progress: Progress | None = None
         self._monitor: Monitor | None = None
         self._begun_at = 0.0
         self._start_seconds = START_GUESS
@@ -75,6 +76,11 @@ class ManagedBackend:
     def restarts(self) -> int:
         """How often it was started again."""
         return max(0, self._record.starts - 1)
+
+    @property
+    def restart_causes(self) -> Mapping[RestartCause, int]:
+        """How often it was started again, for which cause."""
+        return self._record.restarts
 
     @property
     def address(self) -> tuple[str, int] | None:

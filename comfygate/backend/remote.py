@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +17,7 @@ from comfygate.backend.listeners import Listeners
 from comfygate.backend.monitor import Monitor
 from comfygate.errors import BackendError, BackendUnclear, BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener
-from comfygate.model import BackendState
+from comfygate.model import BackendState, Progress, RestartCause
 
 DOWN_INTERVAL = 2.0
 """Seconds between two looks at one that does not answer."""
@@ -44,6 +46,7 @@ class RemoteBackend:
 
     owned = False
     restarts = 0
+    restart_causes: Mapping[RestartCause, int] = MappingProxyType({})
     log_path = None
     log_tail: tuple[str, ...] = ()
     pid = None
@@ -68,6 +71,7 @@ class RemoteBackend:
         self.state = BackendState.STOPPED
         self.has_companion = False
         self.last_error: str | None = None
+        self.progress: Progress | None = None
         self._reactor = reactor
         self._place = (parts.hostname, parts.port or 80)
         self._client = ComfyUIClient.at(reactor, f"http://{parts.netloc}")

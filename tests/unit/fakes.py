@@ -22,7 +22,7 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.ledger import Ledger
-from comfygate.model import BackendQueue, BackendState, QueueItem
+from comfygate.model import BackendQueue, BackendState, Progress, QueueItem, RestartCause
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.interrupts import LedgerLookup
@@ -128,11 +128,14 @@ class FakeBackend:
     retry_after = 3.0
     address = ("127.0.0.1", 1)
     has_companion = True
+    pid: int | None = None
+    progress: Progress | None = None
 
     def __init__(self, gpu_id: int) -> None:
         self.gpu_id = gpu_id
         self.name = f"GPU {gpu_id}"
         self.state = BackendState.READY
+        self.restart_causes: dict[RestartCause, int] = {}
         self._client = FakeClient()
         self._listeners: list[Any] = []
 
