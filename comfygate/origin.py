@@ -24,6 +24,11 @@ def same_origin(host: bytes | None, origin: bytes) -> bool:
     return ours == theirs and (our_port == their_port or not our_port or not their_port)
 
 
+def host_of(origin: bytes) -> bytes:
+    """Name and port in an Origin, in lower case; empty for ``null``."""
+    return origin.partition(b"://")[2].lower()
+
+
 def _split(authority: bytes) -> tuple[bytes, bytes]:
     name, colon, port = authority.rpartition(b":")
     if not colon or b"]" in port:  # no port, or the colon of an IPv6 address

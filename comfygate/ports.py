@@ -12,14 +12,19 @@ from twisted.internet.interfaces import IListeningPort
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.backend.writer import UserWriter
 from comfygate.config.settings import Config, GateConfig
+from comfygate.cors import Origins
 from comfygate.gate.bridge import Bridges
+from comfygate.gate.cross_origin import CrossOriginSite
 from comfygate.gate.gate import Gate, GateFacts
 from comfygate.gate.limits import Limits
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.server import GateFactory
 from comfygate.gate.sessions import Sessions
+from comfygate.gate.site import IGateSite
 from comfygate.gate.sockets import tcp_endpoint
+from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
 from comfygate.model import BackendState
@@ -74,6 +79,8 @@ class Ports:
         self._upstreams = Upstreams(self._backend_pool)
         self._controls: list[UpstreamPool] = []
         self._sessions = Sessions()
+        self._uploads = UploadRoom(reactor)
+        self._writer = UserWriter(fleet)
         self._ports: list[Port] = []
         for backend in fleet:
             backend.subscribe(self)
@@ -86,7 +93,7 @@ class Ports:
         for name, listening in sockets.items():
             limits = Limits(connections=self._config.max_connections, admit=SPARE + gates[name].max_wait)
             gate = self._gate(gates[name])
-            factory = GateFactory(gate, self._reactor, limits, name=name)
+            factory = GateFactory(self._site(gate), self._reactor, limits, name=name)
             port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
             listening.close()
             self._ports.append(Port(gate, factory, port))
@@ -138,8 +145,14 @@ class Ports:
             upstreams=self._upstreams,
             control=self._control(),
             bridges=bridges,
+            uploads=self._uploads,
+            writer=self._writer,
             clock=self._reactor,
         )
+
+    def _site(self, gate: Gate) -> IGateSite:
+        allowed = self._config.cors_origins
+        return CrossOriginSite(gate, Origins(allowed)) if allowed else gate
 
     def _control(self) -> UpstreamPool:
         # Each port has its own: slow clients of one must not use up what the others need.

@@ -137,6 +137,14 @@ MAIN = (
         default="ledger",
         help="where a prompt that is to be interrupted is looked for",
     ),
+    Key(
+        name="cors_origins",
+        read=values.origins,
+        help="whose pages may use the ports besides a port's own, such as http://localhost:3000, "
+        "https://tools.example; null: pages opened from a file, and any that hide their origin; *: all pages",
+        lines=True,
+        blank=True,
+    ),
     *_limits(inherited=False),
     Key(
         name="prefetch",

@@ -96,6 +96,7 @@ class Config:
     arguments: tuple[str, ...]
     policy: PolicySpec
     interrupt_policy: PolicySpec
+    cors_origins: tuple[str, ...]
     rate: float
     burst: int
     limit_by: str

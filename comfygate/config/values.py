@@ -16,6 +16,9 @@ from attrs import field, frozen
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
 
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+_ORIGIN_HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,255})(:[0-9]{1,5})?")
+
 _RESERVED_OPTIONS = {
     "--port": "ComfyGate picks the ports of the processes; set first_port, or port in [gpu:n]",
     "--listen": "the processes listen on 127.0.0.1 only; set interface for the ports that people use",
@@ -25,7 +28,7 @@ _RESERVED_OPTIONS = {
     "--database-url": "each GPU has a database of its own in state_dir",
     "--cuda-device": "set devices instead",
     "--cpu": "set devices = cpu*1 instead",
-    "--enable-cors-header": "ComfyGate checks Host and Origin itself",
+    "--enable-cors-header": "set cors_origins; ComfyGate checks Host and Origin itself",
     "--tls-keyfile": "ComfyGate speaks plain HTTP to the processes",
     "--tls-certfile": "ComfyGate speaks plain HTTP to the processes",
 }
@@ -206,6 +209,53 @@ def url(text: str) -> str:
         raise ValueError(f"must be written http://host:port, not {text!r}")
     shown = f"[{host}]" if ":" in str(host) else host
     return f"http://{shown}:{number or 80}"
+
+
+def origins(text: str) -> tuple[str, ...]:
+    """Origins of web pages with commas between, as browsers write them; ``null`` and ``*`` are two."""
+    words = [word.strip() for word in re.split(r"[,\n]", text)]
+    return tuple(dict.fromkeys(_origin(word) for word in words if word))
+
+
+def _origin(text: str) -> str:
+    """RFC 6454, section 6.2: scheme, host, and the port unless it is the scheme's own."""
+    lower = text.lower()
+    if lower in ("*", "null"):
+        return lower
+    scheme, separator, host = lower.partition("://")
+    if scheme == "file":
+        raise ValueError(f"cannot hold {text!r}: pages opened from a file call themselves null; write null")
+    remedy = _origin_remedy(scheme if separator else "", host)
+    if remedy:
+        raise ValueError(f"must list origins such as http://localhost:3000, or null, or *: {text!r} {remedy}")
+    name, colon, number = host.rpartition(":")
+    if colon and _DEFAULT_PORTS.get(scheme) == number:
+        host = name
+    return f"{scheme}://{host}"
+
+
+def _origin_remedy(scheme: str, host: str) -> str:
+    """What is wrong with an origin, and what to write instead; nothing if it is right."""
+    if not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
+        return "has no scheme; put http:// or https:// before it"
+    if re.search(r"\s", host):
+        return "has a space in it; put commas between origins"
+    if host.endswith("/") and "/" not in host[:-1]:
+        return "ends with a slash; leave that out"
+    if re.search(r"[/?#]", host):
+        return "goes on behind host and port; an origin ends there"
+    if "*" in host:
+        return "has a * in its name; list each origin, or write * alone for any page"
+    if not host.isascii():
+        return "has letters beyond ASCII; write the name as browsers send it, with xn--"
+    if not _ORIGIN_HOST.fullmatch(host) or not _right_port(host):
+        return "has no valid host and port behind ://"
+    return ""
+
+
+def _right_port(host: str) -> bool:
+    port = re.search(r":([0-9]+)\Z", host)
+    return port is None or (not port[1].startswith("0") and int(port[1]) <= 65535)
 
 
 def expand(text: str, environ: Mapping[str, str]) -> str:

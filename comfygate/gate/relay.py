@@ -90,6 +90,7 @@ class Exchange:
         self._client = client
         self._head = head
         self._relay = relay
+        self._turn = relay.turn
         self._clock = clock
         self._limits = limits
         self._acquiring: Deferred[UpstreamConnection] | None = None
@@ -126,6 +127,8 @@ class Exchange:
         """Say when whoever is waited for is overdue, and what to do then."""
         if self._upstream is None:
             return None  # the pool limits this wait
+        if self._turn is not None and self._turn.waiting:
+            return self._turn.due()
         if self._download_held:
             return self._moved + self._limits.stalled, self._client_stalled
         if self._awaits_body():
@@ -158,7 +161,9 @@ class Exchange:
                 return
         if chunked:
             pieces = [*(encode_chunk(pieces) if pieces else []), *([LAST_CHUNK] if finished else [])]
-        if pieces:
+        if finished and self._turn is not None:
+            self._turn.ask(lambda: self._send_end(upstream, pieces))
+        elif pieces:
             upstream.write(pieces)
 
     def body_broken(self, details: str) -> None:
@@ -238,6 +243,12 @@ class Exchange:
         acquiring = self._acquiring = self._relay.pool.acquire(fresh=fresh)
         acquiring.addCallbacks(self._acquired, self._not_acquired)
         acquiring.addErrback(self._broken)
+
+    def _send_end(self, upstream: UpstreamConnection, pieces: list[bytes]) -> None:
+        """It is this upload's turn."""
+        self._moved = self._clock.seconds()
+        upstream.write(pieces)
+        self._client.hold_upload(self._upload_held)  # which makes the new deadline known
 
     def _acquired(self, upstream: UpstreamConnection) -> None:
         self._acquiring = None
@@ -331,7 +342,10 @@ class Exchange:
         self._client.send([serialise_response(answer.status, answer.reason, headers)])
 
     def _answer_headers(self, answer: ResponseHead) -> Headers:
-        headers = end_to_end(answer.headers) + self._relay.answer_headers
+        headers, withheld = end_to_end(answer.headers), self._relay.withheld
+        if withheld:
+            headers = tuple([header for header in headers if header[0].lower() not in withheld])
+        headers += self._relay.answer_headers
         if answer.status == 204:  # RFC 9110, section 8.6
             headers = tuple([header for header in headers if header[0].lower() != b"content-length"])
         if self._chunks_out:
@@ -355,12 +369,15 @@ class Exchange:
             self._client.send([LAST_CHUNK])
         uploaded = self._client.body.finished
         upstream, self._upstream = self._upstream, None
+        held_back = self._turn is not None and self._turn.waiting
         if upstream is not None:
-            reusable = self._answer is not None and self._answer.keep_alive
+            reusable = self._answer is not None and self._answer.keep_alive and not held_back
             if uploaded and reusable and not self._decoder.rest:
                 upstream.give_back()
             else:
                 upstream.discard()
+        if self._turn is not None:
+            self._turn.leave()
         self._client.finished(self._keep_alive and uploaded)
 
     # The ends that nobody wants.
@@ -405,7 +422,9 @@ class Exchange:
         if self._acquiring is not None:
             self._acquiring.cancel()
         upstream, self._upstream = self._upstream, None
-        if upstream is not None:
+        if self._turn is not None:
+            self._turn.abandon(upstream)
+        elif upstream is not None:
             upstream.discard()
 
 

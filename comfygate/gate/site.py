@@ -17,6 +17,7 @@ from comfygate.http1 import Headers, RequestHead
 
 if TYPE_CHECKING:
     from comfygate.gate.pool import UpstreamPool
+    from comfygate.gate.uploads import Turn
 
 
 @frozen(kw_only=True)
@@ -30,8 +31,10 @@ class Relay:
         client's that it is told.
     :ivar extra_headers: fields that it is told besides, after the client's.
     :ivar answer_headers: fields added to its final answer.
+    :ivar withheld: names (lower case) of fields of the answer that the client is not told.
     :ivar max_body: bytes of body beyond which the answer is 413.
     :ivar backend_timeout: seconds without a sign of life from it.
+    :ivar turn: if given, the end of the request's body waits for it.
     """
 
     pool: UpstreamPool
@@ -40,8 +43,10 @@ class Relay:
     only_headers: frozenset[bytes] | None = None
     extra_headers: Headers = ()
     answer_headers: Headers = ()
+    withheld: frozenset[bytes] = frozenset()
     max_body: int | None = None
     backend_timeout: float = 300.0
+    turn: Turn | None = None
 
 
 @frozen

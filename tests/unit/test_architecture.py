@@ -24,6 +24,7 @@ TIERS = {
     "decisions": [
         "comfygate.bucket",
         "comfygate.config*",
+        "comfygate.cors",
         "comfygate.http1",
         "comfygate.http1_*",
         "comfygate.ledger",

@@ -151,6 +151,15 @@ def test_percent_signs_hashes_and_semicolons_in_values() -> None:
         ("policy = sticky", "policy", PolicySpec("sticky")),
         ("policy = affinity: bias=3, most = 2", "policy", PolicySpec("affinity", {"bias": "3", "most": "2"})),
         ("RATE = 3", "rate", 3),
+        ("cors_origins =", "cors_origins", ()),
+        ("cors_origins = Null", "cors_origins", ("null",)),
+        ("cors_origins = *", "cors_origins", ("*",)),
+        (
+            "cors_origins = HTTP://LocalHost:3000,\n  https://tools.example:443, http://[::1]:80, null, null",
+            "cors_origins",
+            ("http://localhost:3000", "https://tools.example", "http://[::1]", "null"),
+        ),
+        ("cors_origins = chrome-extension://abc", "cors_origins", ("chrome-extension://abc",)),
     ],
 )
 def test_values(line: str, name: str, expected: object) -> None:
@@ -476,3 +485,29 @@ def test_a_file_that_is_not_text(tmp_path: Path) -> None:
     assert unreadable(path) == ", line 2: is not UTF-8; save the file in that encoding."
     path.write_bytes(b"; \n" * 400_000)
     assert unreadable(path).startswith(": is over 1 MiB")
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("localhost:3000", "put http:// or https:// before it"),
+        ("tools.example", "put http:// or https:// before it"),
+        ("//tools.example", "put http:// or https:// before it"),
+        ("http://tools.example/", "leave that out"),
+        ("http://tools.example/page", "an origin ends there"),
+        ("http://tools.example?x", "an origin ends there"),
+        ("https://*.example", "list each origin, or write * alone"),
+        ("http://tööls.example", "with xn--"),
+        ("http://", "no valid host and port"),
+        ("http://user@tools.example", "no valid host and port"),
+        ("http://tools.example:0", "no valid host and port"),
+        ("http://tools.example:65536", "no valid host and port"),
+        ("http://a http://b", "put commas between"),
+        ("file:///home/ann/page.html", "write null"),
+        ("null, x", "put http:// or https:// before it"),
+    ],
+)
+def test_what_is_no_origin(text: str, remedy: str) -> None:
+    found = mistake(f"{SIMULATED}cors_origins = {text}\n")
+    assert "cors_origins" in found
+    assert remedy in found
