@@ -24,6 +24,7 @@ from comfygate.gate.server import GateFactory
 from comfygate.gate.sessions import Sessions
 from comfygate.gate.site import IGateSite
 from comfygate.gate.sockets import tcp_endpoint
+from comfygate.gate.tally import GateFigures
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
@@ -42,10 +43,17 @@ SPARE = 10.0
 class Port:
     """One listening port."""
 
-    def __init__(self, gate: Gate, factory: GateFactory, listening: IListeningPort) -> None:
+    def __init__(self, gate: Gate, factory: GateFactory, listening: IListeningPort, number: int) -> None:
+        self._number = number
         self._gate = gate
         self._factory = factory
         self._listening = listening
+
+    @property
+    def figures(self) -> GateFigures:
+        """What it has counted."""
+        facts = self._gate.facts
+        return GateFigures(facts.name, self._number, facts.gpu_ids, self._factory.tally, self._gate.bridges.clients)
 
     def status_changed(self) -> None:
         """Another number of prompts waits: tell the WebSocket clients."""
@@ -96,7 +104,11 @@ class Ports:
             factory = GateFactory(self._site(gate), self._reactor, limits, name=name)
             port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
             listening.close()
-            self._ports.append(Port(gate, factory, port))
+            self._ports.append(Port(gate, factory, port, gates[name].port))
+
+    def figures(self) -> list[GateFigures]:
+        """What each port has counted."""
+        return [port.figures for port in self._ports]
 
     def status_changed(self) -> None:
         """Another number of prompts waits: tell the WebSocket clients."""

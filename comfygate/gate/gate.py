@@ -9,15 +9,18 @@ from twisted.internet.task import deferLater
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.backend.writer import UserWriter
 from comfygate.bucket import Buckets
 from comfygate.errors import GateError
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.site import Decision, IGateSite, Relay, Upgrade
+from comfygate.gate.uploads import Turn, UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.http1 import Headers, RequestHead
+from comfygate.interfaces import IBackend
 from comfygate.origin import same_origin
-from comfygate.routes import Metering, Route, classify
+from comfygate.routes import Kind, Metering, Route, classify
 
 GATE_HEADER = b"X-ComfyGate-Gate"
 """Tells the control plane which gate a request came through; no client can set it."""
@@ -58,6 +61,8 @@ class Gate:
     """Decides for one port: refuse, answer by the control plane, relay, or bridge.
 
     :param control: connections to the control plane.
+    :param uploads: where the uploads of all ports end.
+    :param writer: who answers for the user folder, for all ports.
     :ivar bridges: the WebSockets of this port.
     """
 
@@ -69,6 +74,8 @@ class Gate:
         upstreams: Upstreams,
         control: UpstreamPool,
         bridges: Bridges,
+        uploads: UploadRoom,
+        writer: UserWriter,
         clock: IReactorTime,
     ) -> None:
         self.facts = facts
@@ -76,6 +83,8 @@ class Gate:
         self._fleet = fleet
         self._upstreams = upstreams
         self._control = control
+        self._uploads = uploads
+        self._writer = writer
         self._clock = clock
         self._buckets = Buckets(facts.rate, facts.burst)
         self._metering = Metering(facts.metered)
@@ -133,14 +142,26 @@ class Gate:
                 max_body=self.facts.max_prompt,
                 backend_timeout=self.facts.backend_timeout,
             )
-        backend = self._fleet.first_ready(self.facts.gpu_ids)
+        backend = self._backend(route)
         return Relay(
             pool=self._upstreams.pool(backend),
             host=_authority(backend.address),
             drop_headers=_NOT_PASSED,
             max_body=self.facts.max_body or None,
             backend_timeout=self.facts.backend_timeout,
+            turn=self._turn(route, backend),
         )
+
+    def _backend(self, route: Route) -> IBackend:
+        if route.kind is Kind.USER:
+            return self._writer.backend()
+        return self._fleet.first_ready(self.facts.gpu_ids)
+
+    def _turn(self, route: Route, backend: IBackend) -> Turn | None:
+        """Uploads to our backends take turns; others have an input folder of their own."""
+        if route.kind is Kind.UPLOAD and route.method == b"POST" and backend.owned:
+            return self._uploads.turn(backend.gpu_id)
+        return None
 
     def _bridge(self, head: RequestHead) -> Upgrade:
         backend = self._fleet.first_ready(self.facts.gpu_ids)

@@ -10,9 +10,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from comfygate.backend.fleet import Fleet
+from comfygate.backend.writer import UserWriter
 from comfygate.errors import GateError
 from comfygate.gate.gate import GATE_HEADER, Gate, GateFacts
 from comfygate.gate.site import Relay, Upgrade
+from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.http1 import RequestHead, parse_request_head
 from comfygate.model import BackendState
@@ -64,12 +66,15 @@ class Port:
         self.upstreams = Upstreams(FakePool)  # type: ignore[arg-type]
         for backend in self.backends:
             backend.subscribe(self.upstreams)  # type: ignore[arg-type]
+        fleet = Fleet(self.backends)  # type: ignore[arg-type]
         self.gate = Gate(
             evolve(FACTS, **facts),
-            fleet=Fleet(self.backends),  # type: ignore[arg-type]
+            fleet=fleet,
             upstreams=self.upstreams,
             control=self.control,  # type: ignore[arg-type]
             bridges=FakeBridges(),  # type: ignore[arg-type]
+            uploads=UploadRoom(self.clock),  # type: ignore[arg-type]
+            writer=UserWriter(fleet),
             clock=self.clock,  # type: ignore[arg-type]
         )
 
