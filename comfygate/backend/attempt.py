@@ -90,7 +90,7 @@ class ComfyUIAttempt:
         command = Command(
             argv=(*setup.program.argv, *arguments),
             folder=setup.program.folder,
-            environment=commandline.environment(commandline.inherited_environment(), setup.device),
+            environment=commandline.environment(commandline.inherited_environment(), setup.device, setup.folders),
             log_path=str(setup.folders.log.absolute()),
             log_size=setup.log_size,
             log_files=setup.log_files,

@@ -80,6 +80,11 @@ class Folders:
         return self.own / "comfyui.log"
 
     @property
+    def names(self) -> Path:
+        """Where the companions of all GPUs agree on the names of output files."""
+        return self.own.parent / "names"
+
+    @property
     def companion_paths(self) -> Path:
         """The file that makes ComfyUI load the companion."""
         return self.own / "companion.yaml"
@@ -142,10 +147,11 @@ def _folders(folders: Folders) -> Iterable[tuple[str, ...]]:
             yield option, str(folder.absolute())
 
 
-def environment(inherited: Mapping[str, str], device: Device) -> dict[str, str]:
+def environment(inherited: Mapping[str, str], device: Device, folders: Folders) -> dict[str, str]:
     """Write the environment of one backend."""
     kept = {name: value for name, value in inherited.items() if name not in ("NOTIFY_SOCKET", "PYTHONUNBUFFERED")}
-    return {**kept, "PYTHONUNBUFFERED": "1", "COMFYGATE_VERSION": comfygate.__version__, **device.environment}
+    ours = {"COMFYGATE_VERSION": comfygate.__version__, "COMFYGATE_NAMES": str(folders.names.absolute())}
+    return {**kept, "PYTHONUNBUFFERED": "1", **ours, **device.environment}
 
 
 def inherited_environment() -> dict[str, str]:

@@ -5,15 +5,19 @@ So what the companion changes in ComfyUI is changed here by the same code.
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
+from comfygate.simulator.jobs import Jobs
 from comfygate.simulator.machine import Machine
 
 NAME = "comfygate_companion"
+WORKER = "comfygate.simulator.worker"
+"""The module that runs nodes, as ``execution`` does in ComfyUI."""
 
 
 class Companion:
@@ -38,10 +42,26 @@ class Companion:
         return None
 
     def module(self, name: str) -> ModuleType:
-        """Load one of its modules; it must import nothing of ComfyUI."""
-        spec = importlib.util.spec_from_file_location(f"{NAME}_{name}", self._folder / f"{name}.py")
-        if spec is None or spec.loader is None:
-            raise ImportError(f"the companion in {self._folder} has no {name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
+        """Load one of its modules, which must import nothing of ComfyUI.
+
+        :raises ImportError: there is none of that name.
+        """
+        if NAME not in sys.modules:
+            # Stands for the package, whose own code looks for ComfyUI.
+            package = ModuleType(NAME)
+            package.__path__ = [str(self._folder)]
+            sys.modules[NAME] = package
+        return importlib.import_module(f"{NAME}.{name}")
+
+    def protect_names(self, machine: Machine, jobs: Jobs) -> None:
+        """Let no other process choose the same output names."""
+        names = self.module("names")
+        try:
+            registry = names.registry()
+        except (OSError, RuntimeError) as error:
+            machine.console.say(f"[comfygate] names is not available: {error}")
+            return
+        protected = names.Names(registry, machine.save_path, lambda: machine.folders.temp, WORKER)
+        machine.save_path = protected.get_save_image_path
+        jobs.ending = protected.release
+        self.parts.append("names")

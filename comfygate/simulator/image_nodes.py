@@ -13,7 +13,6 @@ from typing import Any
 from PIL import Image, ImageFilter, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from comfygate.simulator.folders import save_path
 from comfygate.simulator.machine import Machine
 from comfygate.simulator.nodes import Choice, Images, Input, Ui, decimal, link, node, number, one_of
 from comfygate.simulator.run import Run
@@ -181,14 +180,15 @@ def save_image_websocket(run: Run, *, images: Images) -> Ui:
 
 def _save(run: Run, images: Images, prefix: str, kind: str, compress_level: int) -> Ui:
     root = run.machine.folders.by_type(kind) or run.machine.folders.output
-    place = save_path(prefix, root, *images[0].size)
+    # Taken apart as ComfyUI's nodes do it, since the companion reads how the number is used.
+    folder, filename, counter, subfolder, _ = run.machine.save_path(prefix, root, *images[0].size)
     saved = []
     for index, picture in enumerate(images):
-        stem = place.filename.replace("%batch_num%", str(index))
-        name = f"{stem}_{place.counter + index:05}_.png"
-        path = os.path.join(place.folder, name)
+        stem = filename.replace("%batch_num%", str(index))
+        name = f"{stem}_{counter + index:05}_.png"
+        path = os.path.join(folder, name)
         picture.save(path, pnginfo=_metadata(run), compress_level=compress_level)
-        saved.append({"filename": name, "subfolder": place.subfolder, "type": kind})
+        saved.append({"filename": name, "subfolder": subfolder, "type": kind})
     return Ui({"images": saved})
 
 

@@ -19,9 +19,11 @@ class Jobs:
     """What waits, runs and ran.  Any thread may call.
 
     :param changed: called whenever the number of unfinished jobs may have changed.
+    :ivar ending: called when a job is about to be moved to the history.
     """
 
     def __init__(self, changed: Callable[[], None]) -> None:
+        self.ending: Callable[[], None] = lambda: None
         self.history: dict[str, dict[str, Any]] = {}
         self.interrupted = threading.Event()
         self._changed = changed
@@ -64,6 +66,7 @@ class Jobs:
 
     def finish(self, key: int, result: dict[str, Any], status: dict[str, Any]) -> None:
         """Move a job from running to history."""
+        self.ending()
         with self._lock:
             item = self._running.pop(key)
             for secret in SECRETS:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+from collections.abc import Callable
 
 from attrs import define, field
 
 from comfygate.simulator.console import Console
-from comfygate.simulator.folders import Folders
+from comfygate.simulator.folders import Folders, SavePath, save_path
 from comfygate.simulator.models import ModelMemory
 
 
@@ -18,6 +19,7 @@ class Machine:
 
     :ivar poisoned: a CUDA error has made every further node fail.
     :ivar executed_nodes: how many nodes ran since the start.
+    :ivar save_path: chooses output names; the companion may put its own function here.
     """
 
     options: argparse.Namespace
@@ -27,6 +29,7 @@ class Machine:
     poisoned: bool = False
     executed_nodes: int = 0
     arguments: list[str] = field(factory=list)
+    save_path: Callable[[str, str, int, int], SavePath] = save_path
 
     def digest(self, data: bytes) -> str:
         """Hash of a file's content, by the function that the options name."""

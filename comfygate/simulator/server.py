@@ -55,6 +55,7 @@ class Server:
         routes += Files(self._machine).routes() + UserData(self._machine).routes() + Info(self._machine).routes()
         routes += Load(self._machine, self.sockets).routes()
         if self._companion is not None:
+            self._companion.protect_names(self._machine, self._jobs)
             self._companion.parts.append("routes")
             routes += self._prompts.companion_routes(self._companion.parts)
         return routes

@@ -107,11 +107,12 @@ def test_the_companion_survives_a_ban_on_custom_nodes() -> None:
 
 
 def test_environment() -> None:
-    found = environment({"PATH": "/bin", "NOTIFY_SOCKET": "/run/x", "CUDA_VISIBLE_DEVICES": "7"}, CARD)
+    found = environment({"PATH": "/bin", "NOTIFY_SOCKET": "/run/x", "CUDA_VISIBLE_DEVICES": "7"}, CARD, FOLDERS)
     assert found == {
         "PATH": "/bin",
         "PYTHONUNBUFFERED": "1",
         "COMFYGATE_VERSION": comfygate.__version__,
+        "COMFYGATE_NAMES": "/state/names",
         "CUDA_VISIBLE_DEVICES": "GPU-1",
     }
 
