@@ -8,11 +8,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import partial
+from types import ModuleType
 from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
 
+from comfygate.simulator.companion import Companion
 from comfygate.simulator.folders import is_inside
 from comfygate.simulator.machine import Machine
 
@@ -21,14 +24,35 @@ USERS = "users.json"
 
 
 class UserData:
-    """The routes below /settings, /users and /userdata."""
+    """The routes below /settings, /users and /userdata.
 
-    def __init__(self, machine: Machine) -> None:
+    Files are emptied before they are written, settings are written as they were
+    when the request came, and users are read once, unless the companion is there.
+    """
+
+    def __init__(self, machine: Machine, companion: Companion | None = None) -> None:
         self._root = machine.folders.user
         self._many = machine.options.multi_user
-        self._users: dict[str, str] = {} if self._many else {"default": "default"}
+        self._known: dict[str, str] = {} if self._many else {"default": "default"}
         if self._many and os.path.isfile(os.path.join(self._root, USERS)):
-            self._users = _read_json(os.path.join(self._root, USERS))
+            self._known = _read_json(os.path.join(self._root, USERS))
+        self._open: Any = open
+        self._load_settings, self._save_settings = self._load, self._save
+        self._registry: Any = None
+        if companion is not None:
+            self._install(companion.module("user_files"))
+            companion.parts.append("user_files")
+
+    def _install(self, user_files: ModuleType) -> None:
+        self._open = user_files.open_for_replacement
+        load, save = user_files.merging(UserData._load, UserData._save)
+        self._load_settings, self._save_settings = partial(load, self), partial(save, self)
+        self._registry = user_files.Users(os.path.join(self._root, USERS)) if self._many else None
+        user_files.remove_leftovers(self._root)
+
+    @property
+    def _users(self) -> dict[str, str]:
+        return self._known if self._registry is None else dict(self._registry.now())
 
     def routes(self) -> list[web.RouteDef]:
         """All of them."""
@@ -64,15 +88,15 @@ class UserData:
 
     # Settings: read, change and write again, with nothing to keep two processes apart.
 
-    def _load_settings(self, request: web.Request) -> dict[str, Any]:
+    def _load(self, request: web.Request) -> dict[str, Any]:
         try:
             path = self._path(request, SETTINGS)
         except KeyError as error:
             raise web.HTTPUnauthorized from error
         return _read_json(path) if path else {}
 
-    def _save_settings(self, request: web.Request, settings: dict[str, Any]) -> None:
-        with open(os.path.join(self._home(request), SETTINGS), "w", encoding="utf-8") as file:
+    def _save(self, request: web.Request, settings: dict[str, Any]) -> None:
+        with self._open(os.path.join(self._home(request), SETTINGS), "w", encoding="utf-8") as file:
             file.write(json.dumps(settings, indent=4))
 
     async def _settings(self, request: web.Request) -> web.Response:
@@ -102,9 +126,10 @@ class UserData:
         if name in self._users.values():
             return web.json_response({"error": "Duplicate username."}, status=400)
         user = re.sub("[^a-zA-Z0-9-_]+", "-", name.strip()) + "_" + str(uuid.uuid4())
-        self._users[user] = name.strip()
-        with open(os.path.join(self._root, USERS), "w", encoding="utf-8") as file:
-            json.dump(self._users, file)
+        users = self._users
+        users[user] = name.strip()
+        with self._open(os.path.join(self._root, USERS), "w", encoding="utf-8") as file:
+            json.dump(users, file)
         return web.json_response(user)
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -154,7 +179,7 @@ class UserData:
             return web.Response(status=409, text="File already exists")
         body = await request.read()
         try:
-            with open(path, "wb") as file:
+            with self._open(path, "wb") as file:
                 file.write(body)
         except OSError:
             return web.Response(status=400, reason="Invalid filename")
