@@ -94,14 +94,14 @@ class Page {
   }
 
   showTitle() {
+    if (this.link !== "lost" && !this.snapshot) return;
     let look = "lost", title = this.format.text("titleLost");
-    if (this.link !== "lost" && this.snapshot) {
+    if (this.link !== "lost") {
       const { gpus, totals } = this.snapshot;
       const ready = gpus.filter((gpu) => gpu.state === "ready").length;
       title = this.format.text("title", { ready, gpus: gpus.length, running: totals.running, pending: totals.pending });
       look = gpus.some((gpu) => PROBLEMS.has(lookOf(gpu))) ? "failed" : totals.running ? "busy" : "idle";
     }
-    if (this.link === "connecting") return;
     if (document.title !== title) document.title = title;
     showFavicon(look);
   }

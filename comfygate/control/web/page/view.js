@@ -43,12 +43,12 @@ function show(node, shown) {
 
 /** Make the children of `parent` those of `items`, keeping what is there. */
 function match(parent, items, Kind) {
-  parent.rows ??= [];
-  while (parent.rows.length > items.length) parent.rows.pop().node.remove();
+  parent.shown ??= [];
+  while (parent.shown.length > items.length) parent.shown.pop().node.remove();
   items.forEach((item, n) => {
-    if (!parent.rows[n]) parent.append((parent.rows[n] = new Kind()).node);
+    if (!parent.shown[n]) parent.append((parent.shown[n] = new Kind()).node);
   });
-  return parent.rows;
+  return parent.shown;
 }
 
 /** A label, a bar and a value. */
@@ -142,12 +142,13 @@ class Card {
     this.icon = makeIcon();
     this.id = make("span");
     this.look = make("span", "look");
-    this.time = make("span", "time soft");
     this.name = make("p", "name soft");
     this.port = make("a", "port");
     this.counts = new Facts("counts");
     this.job = new JobView();
-    this.hint = make("p", "hint soft");
+    this.time = make("span", "time");
+    this.advice = make("span");
+    this.hint = make("p", "hint soft", this.time, " ", this.advice);
     this.error = make("p", "error");
     this.error.tabIndex = 0;
     this.gauges = [new Gauge(), new Gauge(), new Gauge()];
@@ -155,10 +156,11 @@ class Card {
     this.summary = make("summary");
     this.past = make("p", "error");
     this.details = make("details", "", this.summary, this.past);
-    const title = make("h3", "", this.id, " ", this.look, " ", this.time);
-    const head = make("div", "head", make("span", "tile", this.icon), make("div", "who", title, this.name), this.port);
+    const title = make("div", "line", make("h3", "", this.id, " ", this.look), this.port);
+    const head = make("div", "head", make("span", "tile", this.icon), make("div", "who", title, this.name));
     const gauges = make("div", "gauges", ...this.gauges.map((gauge) => gauge.node));
-    this.node = make("li", "gpu", head, this.counts.node, this.job.node, this.hint, this.error, gauges, this.facts.node, this.details);
+    this.node = make("li", "gpu", head, this.counts.node, this.job.node, this.hint, this.error, gauges);
+    this.node.append(this.facts.node, this.details);
   }
 
   show(gpu, format, host) {
@@ -169,7 +171,6 @@ class Card {
     say(this.id, format.text("gpu", { id: gpu.gpu_id }));
     say(this.look, look === "unknown" ? String(gpu.state) : format.text(look));
     say(this.name, gpu.owned === false ? `${gpu.name} (${format.text("remote")})` : String(gpu.name));
-    this.name.title = this.look.title = "";
     this.name.title = this.name.textContent;
     this.look.title = format.text(`${look}Hint`);
     showPort(this.port, gpu.port, host);
@@ -179,7 +180,7 @@ class Card {
       [format.text("pending"), format.number(gpu.pending_count ?? 0)],
     ]);
     if (show(this.job.node, ready && gpu.job)) this.job.show(gpu.job, format);
-    if (show(this.hint, !ready || look === "idle")) say(this.hint, format.text(`${look}Hint`));
+    if (show(this.hint, !ready || look === "idle")) say(this.advice, format.text(`${look}Hint`));
     if (show(this.error, !ready && gpu.last_error)) say(this.error, gpu.last_error);
     if (show(this.details, ready && gpu.last_error)) say(this.past, gpu.last_error);
     say(this.summary, format.text("lastError"));
@@ -202,8 +203,9 @@ class Card {
   }
 
   _showFacts(gpu, format) {
-    const facts = [["done", gpu.done], ["jobsFailed", gpu.failed], ["cancelled", gpu.cancelled], ["restarts", gpu.restarts]];
-    this.facts.show(facts.filter(([, count]) => count != null).map(([key, count]) => [format.text(key), format.number(count)]));
+    const facts = [["done", gpu.done ?? 0], ["jobsFailed", gpu.failed ?? 0], ["cancelled", gpu.cancelled ?? 0]];
+    if (gpu.restarts) facts.push(["restarts", gpu.restarts]);
+    this.facts.show(facts.map(([key, count]) => [format.text(key), format.number(count)]));
   }
 
   tick(now, format) {
@@ -313,7 +315,7 @@ class View {
 
   /** Bring durations up to `now` (Unix seconds of the gate's clock). */
   tick(now, format) {
-    for (const card of this.gpus.rows) card.tick(now, format);
+    for (const card of this.gpus.shown) card.tick(now, format);
     const { version, started } = this.snapshot;
     const duration = format.duration(now - started);
     say(this.about, format.text("about", { version, time: format.moment(1000 * started), duration }));
