@@ -32,7 +32,9 @@ class Companion:
 
     @classmethod
     def of(cls, machine: Machine) -> Companion | None:
-        """The one in the folder that ``--extra-model-paths-config`` leads to, if any."""
+        """The one in the folder that ``--extra-model-paths-config`` leads to, if any and if custom nodes are wanted."""
+        if machine.options.disable_all_custom_nodes and NAME not in (machine.options.whitelist_custom_nodes or ()):
+            return None
         for path in [path for paths in machine.options.extra_model_paths_config for path in paths]:
             # Our own file, in which the folder is a JSON string; others are of no use to a simulator.
             found = re.search(r'^\s+custom_nodes: (".*")$', Path(path).read_text(encoding="utf-8"), re.MULTILINE)
