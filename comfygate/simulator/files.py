@@ -6,6 +6,7 @@ import io
 import json
 import mimetypes
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,7 @@ class Files:
         if form.get("overwrite") not in {"true", "1"}:
             name, is_new = self._free_name(folder, image)
         if is_new:
+            time.sleep(self._machine.options.sim_disk_seconds)  # ComfyUI, too, does nothing else meanwhile
             save(image, form, os.path.join(folder, name))
         return web.json_response({"name": name, "subfolder": subfolder, "type": kind})
 

@@ -136,6 +136,7 @@ def _add_own_options(own: argparse._ArgumentGroup) -> None:
     add("--sim-step-seconds", type=float, default=0.05, metavar="S", help="time of one sampling step")
     add("--sim-model-seconds", type=float, default=0.5, metavar="S", help="time to load a large model file")
     add("--sim-memory", type=float, default=2.0, metavar="N", help="large model files that stay loaded at once")
+    add("--sim-disk-seconds", type=float, default=0.0, metavar="S", help="time to save an upload or a user's file")
     add("--sim-start-seconds", type=float, default=0.0, metavar="S", help="time before the port opens")
     add(
         "--sim-fail-start",

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from functools import partial
@@ -36,6 +37,7 @@ class UserData:
         self._known: dict[str, str] = {} if self._many else {"default": "default"}
         if self._many and os.path.isfile(os.path.join(self._root, USERS)):
             self._known = _read_json(os.path.join(self._root, USERS))
+        self._disk_seconds = machine.options.sim_disk_seconds
         self._open: Any = open
         self._load_settings, self._save_settings = self._load, self._save
         self._registry: Any = None
@@ -97,6 +99,7 @@ class UserData:
 
     def _save(self, request: web.Request, settings: dict[str, Any]) -> None:
         with self._open(os.path.join(self._home(request), SETTINGS), "w", encoding="utf-8") as file:
+            time.sleep(self._disk_seconds)
             file.write(json.dumps(settings, indent=4))
 
     async def _settings(self, request: web.Request) -> web.Response:
@@ -129,6 +132,7 @@ class UserData:
         users = self._users
         users[user] = name.strip()
         with self._open(os.path.join(self._root, USERS), "w", encoding="utf-8") as file:
+            time.sleep(self._disk_seconds)
             json.dump(users, file)
         return web.json_response(user)
 
@@ -180,6 +184,7 @@ class UserData:
         body = await request.read()
         try:
             with self._open(path, "wb") as file:
+                time.sleep(self._disk_seconds)
                 file.write(body)
         except OSError:
             return web.Response(status=400, reason="Invalid filename")

@@ -21,13 +21,12 @@ def two_gpus(comfyui: str, folder: Path, arguments: str = "") -> Iterator[Gatewa
     """
     for name in ("input", "output", "user"):
         (folder / name).mkdir()
-    config = (
-        f"devices = cpu*2\nrate = 0\ninput_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\n"
-        f"arguments = --user-directory {folder / 'user'} {arguments}\n"
-    )
+    config = f"devices = cpu*2\nrate = 0\ninput_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\n"
+    arguments = f"--user-directory {folder / 'user'} {arguments}"
     if comfyui == "real":
-        config += f"comfyui = {os.environ['COMFYUI_HOME']}\npython = {real_python()}\n"
+        config += f"comfyui = {os.environ['COMFYUI_HOME']}\npython = {real_python()}\narguments = {arguments}\n"
     else:
-        config += "comfyui = simulator\n"
+        # Time in which another process may come in between, or the process may be killed.
+        config += f"comfyui = simulator\narguments = {arguments} --sim-disk-seconds 0.003\n"
     with running(folder, config, gpus=2) as gateway:
         yield gateway
