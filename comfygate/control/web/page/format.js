@@ -14,7 +14,7 @@ class Format {
 
   /** A text; of a pair, the first for a `count` of 1. */
   text(key, values = {}, count = 0) {
-    const found = this.texts[key];
+    const found = this.texts[key] ?? "";
     const text = Array.isArray(found) ? found[count === 1 ? 0 : 1] : found;
     return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
   }
@@ -61,15 +61,10 @@ class Format {
     return this._made("d" + today, () => new Intl.DateTimeFormat(this.locale, style)).format(date);
   }
 
-  /** GPU ids, with neighbours as a range: 0–3, 5. */
+  /** GPU ids; neighbours as a range. */
   ids(ids) {
-    const runs = [];
-    for (const id of ids) {
-      const run = runs.at(-1);
-      if (run && run[1] === id - 1) run[1] = id;
-      else runs.push([id, id]);
-    }
-    return runs.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(", ");
+    const range = ids.length > 2 && ids.at(-1) - ids[0] === ids.length - 1;
+    return range ? `${ids[0]}–${ids.at(-1)}` : ids.join(", ");
   }
 
   _number(options) {

@@ -1,7 +1,6 @@
 // The page: which gate it reads, in which language, and what becomes of each snapshot.
 "use strict";
 
-const byId = (id) => document.getElementById(id);
 const CHOSEN = "comfygate-language";
 const DEFAULT_HUB = "http://localhost:8188"; // of a page opened from a file
 const FAVICONS = { idle: "#64748b", busy: "#0f766e", failed: "#b91c1c", lost: "#57534e" };
@@ -13,10 +12,9 @@ class Page {
     this.elsewhere = hub.origin !== location.origin;
     this.view = new View(hub.hostname);
     this.format = chooseLanguage(remembered(), navigator.languages ?? [navigator.language]);
-    this.live = new Live(new URL("events", hub).href, (snapshot) => this.received(snapshot), (...link) => this.linked(...link));
-    byId("to-status").href = new URL("status", hub).href;
-    byId("to-metrics").href = new URL("metrics", hub).href;
-    byId("language").onclick = () => this.speak(this.format.text("otherCode"));
+    this.live = new Live(`${hub}events`, (snapshot) => this.received(snapshot), (...link) => this.linked(...link));
+    for (const name of ["status", "metrics"]) byId(`to-${name}`).href = hub + name;
+    byId("language").onclick = () => this.speak(this.other);
     if (this.elsewhere) say(byId("hub"), hub.host);
     this.link = "connecting";
     this.said = new Map(); // gpu_id → state, so that changes are announced
@@ -48,17 +46,22 @@ class Page {
     Object.assign(this, { link, since });
     this.showLink();
     if (link === "lost") this.announce(byId("lost-title").textContent);
-    else if (back) this.announce(this.format.text("back"));
+    else if (back) this.announce(this.text("back"));
   }
 
   announceStates(gpus) {
     const changed = gpus.filter((gpu) => this.said.size && this.said.get(gpu.gpu_id) !== gpu.state);
     this.said = new Map(gpus.map((gpu) => [gpu.gpu_id, gpu.state]));
-    const words = changed.map((gpu) => {
-      const state = this.format.text(lookOf(gpu));
-      return this.format.text("gpuState", { id: gpu.gpu_id, state });
-    });
+    const words = changed.map((gpu) => this.text("gpuState", { id: gpu.gpu_id, state: this.text(lookOf(gpu)) }));
     if (words.length) this.announce(words.join(", "));
+  }
+
+  get other() {
+    return this.format.language === "zh" ? "en" : "zh";
+  }
+
+  text(...asked) {
+    return this.format.text(...asked);
   }
 
   announce(text) {
@@ -67,22 +70,22 @@ class Page {
 
   showTexts() {
     document.documentElement.lang = this.format.language === "zh" ? this.format.locale : "en";
-    for (const node of document.querySelectorAll("[data-text]")) say(node, this.format.text(node.dataset.text));
-    document.querySelector("[data-text=refused]").title = this.format.text("refusedHint");
+    for (const node of document.querySelectorAll("[data-text]")) say(node, this.text(node.dataset.text));
+    document.querySelector("[data-text=refused]").title = this.text("refusedHint");
     const other = byId("language");
-    say(other, this.format.text("otherLanguage"));
-    other.lang = this.format.text("otherCode");
+    say(other, this.text("otherLanguage"));
+    other.lang = this.other;
     show(other, true);
     this.showLink();
   }
 
   showLink() {
     document.body.dataset.link = this.link;
-    say(byId("link-text"), this.format.text(this.link));
+    say(byId("link-text"), this.text(this.link));
     show(byId("lost"), this.link === "lost");
-    say(byId("lost-title"), this.format.text(this.snapshot ? "lostTitle" : "neverTitle", { hub: this.hub.host }));
+    say(byId("lost-title"), this.text(this.snapshot ? "lostTitle" : "neverTitle", { hub: this.hub.host }));
     const hint = this.elsewhere && !this.snapshot;
-    say(byId("lost-hint"), hint ? this.format.text("originHint", { origin: location.origin }) : "");
+    say(byId("lost-hint"), hint ? this.text("originHint", { origin: location.origin }) : "");
     this.showTitle();
     this.tick();
   }
@@ -95,11 +98,11 @@ class Page {
 
   showTitle() {
     if (this.link !== "lost" && !this.snapshot) return;
-    let look = "lost", title = this.format.text("titleLost");
+    let look = "lost", title = this.text("titleLost");
     if (this.link !== "lost") {
       const { gpus, totals } = this.snapshot;
       const ready = gpus.filter((gpu) => gpu.state === "ready").length;
-      title = this.format.text("title", { ready, gpus: gpus.length, running: totals.running, pending: totals.pending });
+      title = this.text("title", { ready, gpus: gpus.length, running: totals.running, pending: totals.pending });
       look = gpus.some((gpu) => PROBLEMS.has(lookOf(gpu))) ? "failed" : totals.running ? "busy" : "idle";
     }
     if (document.title !== title) document.title = title;
@@ -112,7 +115,7 @@ class Page {
     if (this.snapshot) this.view.tick(now + this.ahead, this.format);
     if (this.link !== "lost") return;
     const values = { time: this.format.moment(this.since), duration: this.format.duration((Date.now() - this.since) / 1000) };
-    say(byId("lost-since"), this.format.text(this.snapshot ? "lostSince" : "neverSince", values));
+    say(byId("lost-since"), this.text(this.snapshot ? "lostSince" : "neverSince", values));
   }
 }
 
@@ -121,7 +124,7 @@ function showFavicon(look) {
   const icon = document.querySelector("link[rel=icon]");
   if (icon.dataset.look === look) return;
   icon.dataset.look = look;
-  const path = document.querySelector(`#s-${look} path`).getAttribute("d");
+  const path = byId(`s-${look}`).getAttribute("d");
   const picture = `<svg xmlns="${SVG}" viewBox="0 0 24 24"><rect width="24" height="24" rx="5" fill="${FAVICONS[look]}"/>` +
     `<path transform="translate(3.6 3.6) scale(.7)" fill="#fff" fill-rule="evenodd" d="${path}"/></svg>`;
   icon.href = `data:image/svg+xml,${encodeURIComponent(picture)}`;

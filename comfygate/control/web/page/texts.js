@@ -3,7 +3,7 @@
 
 const TEXTS = {
   en: {
-    otherLanguage: "中文", otherCode: "zh",
+    otherLanguage: "中文",
     live: "Live", connecting: "Connecting …", lost: "Connection lost",
     lostTitle: "No connection to the gate", neverTitle: "No answer from {hub}",
     lostSince: "Since {time}, {duration} ago. It is tried again by itself; below is what was last known.",
@@ -22,8 +22,7 @@ const TEXTS = {
     idleHint: "Nothing runs or waits.", busyHint: "Works, and takes more at once.",
     fullHint: "Holds as many prompts as it takes; more wait.",
     startingHint: "Prompts wait until it answers.", downHint: "Will be tried again by itself.",
-    failedHint: "Given up: a person has to look at it.", stoppingHint: "Is being ended.", stoppedHint: "Was ended.",
-    unknownHint: "A newer gate than this page.",
+    failedHint: "Given up: a person has to look at it.",
     forTime: "For {duration}.", gpu: "GPU {id}", gpuState: "GPU {id}: {state}", gpuRange: "GPU {ids}", open: "Open GPU {id} on port {port}",
     running: "Running", pending: "Pending", done: "Done", jobsFailed: "Failed", cancelled: "Cancelled",
     restarts: "Restarts", lastError: "Last error", remote: "not started by us",
@@ -33,7 +32,7 @@ const TEXTS = {
     of: "{used} / {total}", about: "ComfyGate {version}, started {time}, {duration} ago", more: "Read on:",
   },
   zh: {
-    otherLanguage: "English", otherCode: "en",
+    otherLanguage: "English",
     live: "实时", connecting: "正在连接…", lost: "连接已断开",
     lostTitle: "与网关的连接已断开", neverTitle: "{hub} 没有响应",
     lostSince: "自 {time} 起，已 {duration}。页面会自动重连；下面是最后收到的状态。",
@@ -52,8 +51,7 @@ const TEXTS = {
     idleHint: "没有任务在运行或排队。", busyHint: "正在工作，还能立即接受任务。",
     fullHint: "已接满任务，其余的在等待。",
     startingHint: "任务会等到它就绪。", downHint: "会自动重试。",
-    failedHint: "已放弃重试，需要人工处理。", stoppingHint: "正在结束。", stoppedHint: "已结束。",
-    unknownHint: "网关的版本比此页面新。",
+    failedHint: "已放弃重试，需要人工处理。",
     forTime: "已 {duration}。", gpu: "GPU {id}", gpuState: "GPU {id}：{state}", gpuRange: "GPU {ids}", open: "打开 GPU {id}，端口 {port}",
     running: "运行", pending: "排队", done: "完成", jobsFailed: "失败", cancelled: "取消",
     restarts: "重启", lastError: "最近的错误", remote: "由他人启动",

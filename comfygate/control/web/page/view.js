@@ -11,6 +11,8 @@ function lookOf(gpu) {
   return LOOKS.includes(look) ? look : "unknown";
 }
 
+const byId = (id) => document.getElementById(id);
+
 function make(tag, className = "", ...children) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -21,7 +23,8 @@ function make(tag, className = "", ...children) {
 function makeIcon() {
   const icon = document.createElementNS(SVG, "svg");
   icon.setAttribute("class", "icon");
-  icon.setAttribute("aria-hidden", "true");
+  icon.setAttribute("viewBox", "0 0 24 24");
+  icon.ariaHidden = "true";
   icon.append(document.createElementNS(SVG, "use"));
   return icon;
 }
@@ -30,10 +33,18 @@ function setIcon(icon, look) {
   icon.firstChild.setAttribute("href", `#s-${look}`);
 }
 
-/** Change a text only where it differs, so that selections and screen readers are left alone. */
+/** Change a text only where it differs: selections and screen readers are left alone. */
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
+
+/** A text that may be cut off: it can be read whole as the title. */
+function name(node, text) {
+  say(node, text);
+  node.title = text;
+}
+
+const shortened = (id) => String(id).slice(0, 8);
 
 /** Show or hide; returns whether it is shown. */
 function show(node, shown) {
@@ -41,14 +52,14 @@ function show(node, shown) {
   return shown;
 }
 
-/** Make the children of `parent` those of `items`, keeping what is there. */
-function match(parent, items, Kind) {
-  parent.shown ??= [];
-  while (parent.shown.length > items.length) parent.shown.pop().node.remove();
+/** Show `items` as children of `parent`, keeping what is there. */
+function match(parent, items, Kind, ...context) {
+  const rows = (parent.shown ??= []);
+  while (rows.length > items.length) rows.pop().node.remove();
   items.forEach((item, n) => {
-    if (!parent.shown[n]) parent.append((parent.shown[n] = new Kind()).node);
+    if (!rows[n]) parent.append((rows[n] = new Kind()).node);
+    rows[n].show(item, ...context);
   });
-  return parent.shown;
 }
 
 /** A label, a bar and a value. */
@@ -57,7 +68,7 @@ class Gauge {
     this.label = make("span", "label");
     this.fill = make("span");
     this.bar = make("span", "bar", this.fill);
-    this.bar.setAttribute("role", "meter");
+    this.bar.role = "meter";
     this.value = make("span", "value");
     this.node = make("p", "gauge", this.label, this.bar, this.value);
   }
@@ -69,9 +80,22 @@ class Gauge {
     if (!show(this.bar, share !== null)) return;
     const percent = Math.round(100 * Math.min(1, Math.max(0, share)));
     this.fill.style.width = `${percent}%`;
-    this.bar.setAttribute("aria-label", label);
-    this.bar.setAttribute("aria-valuenow", percent);
-    this.bar.setAttribute("aria-valuetext", text);
+    Object.assign(this.bar, { ariaLabel: label, ariaValueNow: percent, ariaValueText: text });
+  }
+}
+
+/** How far something is. */
+class Progress {
+  constructor(className) {
+    this.bar = make("progress", className);
+    this.value = make("span", "value");
+    this.node = make("p", "progress", this.bar, this.value);
+  }
+
+  show(label, value, max, text) {
+    if (!show(this.node, value != null && max > 0)) return;
+    Object.assign(this.bar, { max, value, ariaLabel: label });
+    say(this.value, text);
   }
 }
 
@@ -80,34 +104,20 @@ class JobView {
   constructor() {
     this.what = make("strong", "what");
     this.time = make("span", "value");
-    this.node_ = make("progress", "step");
-    this.step = make("span", "value");
-    this.job = make("progress");
-    this.nodes = make("span", "value");
-    this.stepRow = make("p", "progress", this.node_, this.step);
-    this.jobRow = make("p", "progress", this.job, this.nodes);
+    this.step = new Progress("step");
+    this.nodes = new Progress();
     this.id = make("p", "id soft");
-    this.node = make("div", "job", make("p", "line", this.what, this.time), this.stepRow, this.jobRow, this.id);
+    this.node = make("div", "job", make("p", "line", this.what, this.time), this.step.node, this.nodes.node, this.id);
   }
 
-  show(job, format) {
-    this.since = job.since;
-    say(this.what, job.node_type ?? (job.node ? format.text("nodeNow", { node: job.node }) : format.text("works")));
-    this.what.title = this.what.textContent;
-    this._progress(this.stepRow, this.node_, job.value, job.max, format.text("progressOfNode"));
-    this._progress(this.jobRow, this.job, job.nodes_done, job.nodes_total, format.text("progressOfJob"));
-    const of = { used: format.step(job.value ?? 0), total: format.step(job.max ?? 0) };
-    say(this.step, format.text("of", of));
-    say(this.nodes, format.text("nodeOf", { done: job.nodes_done ?? 0, total: job.nodes_total ?? 0 }));
-    say(this.id, format.text("job", { id: String(job.prompt_id).slice(0, 8) }));
-    this.id.title = [job.prompt_id, job.client_id].filter(Boolean).join("\n");
-  }
-
-  _progress(row, bar, value, max, label) {
-    if (!show(row, value != null && max > 0)) return;
-    bar.max = max;
-    bar.value = value;
-    bar.setAttribute("aria-label", label);
+  show({ prompt_id, client_id, since, node, node_type, value, max, nodes_done: done, nodes_total: total }, format) {
+    this.since = since;
+    name(this.what, node_type ?? (node ? format.text("nodeNow", { node }) : format.text("works")));
+    const of = { used: format.step(value ?? 0), total: format.step(max ?? 0) };
+    this.step.show(format.text("progressOfNode"), value, max, format.text("of", of));
+    this.nodes.show(format.text("progressOfJob"), done, total, format.text("nodeOf", { done, total }));
+    say(this.id, format.text("job", { id: shortened(prompt_id) }));
+    this.id.title = [prompt_id, client_id].filter(Boolean).join("\n");
   }
 
   tick(now, format) {
@@ -122,8 +132,9 @@ class Facts {
     this.entries = [];
   }
 
-  /** `facts`: pairs of a label and a text. */
-  show(facts) {
+  /** `counts`: numbers by the name of their label. */
+  count(counts, format) {
+    const facts = Object.entries(counts).map(([key, count]) => [format.text(key), format.number(count ?? 0)]);
     while (this.entries.length > facts.length) this.entries.pop().parentNode.remove();
     facts.forEach(([label, text], n) => {
       if (!this.entries[n]) {
@@ -150,7 +161,7 @@ class Card {
     this.advice = make("span");
     this.hint = make("p", "hint soft", this.time, " ", this.advice);
     this.error = make("p", "error");
-    this.error.tabIndex = 0;
+    this.error.tabIndex = 0; // it scrolls
     this.gauges = [new Gauge(), new Gauge(), new Gauge()];
     this.facts = new Facts("facts soft");
     this.summary = make("summary");
@@ -170,22 +181,19 @@ class Card {
     setIcon(this.icon, look);
     say(this.id, format.text("gpu", { id: gpu.gpu_id }));
     say(this.look, look === "unknown" ? String(gpu.state) : format.text(look));
-    say(this.name, gpu.owned === false ? `${gpu.name} (${format.text("remote")})` : String(gpu.name));
-    this.name.title = this.name.textContent;
+    name(this.name, gpu.owned === false ? `${gpu.name} (${format.text("remote")})` : String(gpu.name));
     this.look.title = format.text(`${look}Hint`);
     showPort(this.port, gpu.port, host);
-    this.port.setAttribute("aria-label", format.text("open", { id: gpu.gpu_id, port: gpu.port }));
-    this.counts.show([
-      [format.text("running"), format.number(gpu.running_count ?? 0)],
-      [format.text("pending"), format.number(gpu.pending_count ?? 0)],
-    ]);
+    this.port.ariaLabel = format.text("open", { id: gpu.gpu_id, port: gpu.port });
+    this.counts.count({ running: gpu.running_count, pending: gpu.pending_count }, format);
+    const { done, failed: jobsFailed, cancelled, restarts } = gpu;
+    this.facts.count({ done, jobsFailed, cancelled, ...(restarts && { restarts }) }, format);
     if (show(this.job.node, ready && gpu.job)) this.job.show(gpu.job, format);
     if (show(this.hint, !ready || look === "idle")) say(this.advice, format.text(`${look}Hint`));
     if (show(this.error, !ready && gpu.last_error)) say(this.error, gpu.last_error);
     if (show(this.details, ready && gpu.last_error)) say(this.past, gpu.last_error);
     say(this.summary, format.text("lastError"));
     this._showGauges(gpu, format);
-    this._showFacts(gpu, format);
   }
 
   _showGauges(gpu, format) {
@@ -200,12 +208,6 @@ class Card {
     if (gpu.utilisation != null) shown.push([format.text("utilisation"), gpu.utilisation, format.percent(gpu.utilisation)]);
     if (gpu.temperature != null) shown.push([format.text("temperature"), null, `${format.number(gpu.temperature)} °C`]);
     this.gauges.forEach((gauge, n) => show(gauge.node, shown[n]) && gauge.show(...shown[n]));
-  }
-
-  _showFacts(gpu, format) {
-    const facts = [["done", gpu.done ?? 0], ["jobsFailed", gpu.failed ?? 0], ["cancelled", gpu.cancelled ?? 0]];
-    if (gpu.restarts) facts.push(["restarts", gpu.restarts]);
-    this.facts.show(facts.map(([key, count]) => [format.text(key), format.number(count)]));
   }
 
   tick(now, format) {
@@ -251,7 +253,7 @@ class ErrorRow {
     this.time.dateTime = new Date(1000 * error.time).toISOString();
     say(this.time, format.moment(1000 * error.time));
     const where = error.gpu_id == null ? [] : [format.text("gpu", { id: error.gpu_id })];
-    if (error.prompt_id) where.push(format.text("job", { id: String(error.prompt_id).slice(0, 8) }));
+    if (error.prompt_id) where.push(format.text("job", { id: shortened(error.prompt_id) }));
     say(this.where, where.map((one) => ` · ${one}`).join(""));
     this.where.title = error.prompt_id ?? "";
     say(this.message, String(error.message));
@@ -285,20 +287,20 @@ class View {
   constructor(host) {
     this.host = host;
     this.totals = new Facts("");
-    this.totals.node = document.getElementById("totals");
-    for (const id of ["headline", "looks", "gpus", "gates", "errors", "about"]) this[id] = document.getElementById(id);
+    this.totals.node = byId("totals");
+    for (const id of ["headline", "looks", "gpus", "gates", "errors", "about"]) this[id] = byId(id);
   }
 
   show(snapshot, format) {
     const { gpus, totals, gates = [], errors = [] } = snapshot;
     this.snapshot = snapshot;
     this._showSummary(gpus, totals, format);
-    match(this.gpus, gpus, Card).forEach((card, n) => card.show(gpus[n], format, this.host));
-    const ports = [...gates].sort((a, b) => (b.gpus?.length > 1) - (a.gpus?.length > 1));
-    match(this.gates, ports, GateRow).forEach((row, n) => row.show(ports[n], format, this.host));
-    match(this.errors, errors, ErrorRow).forEach((row, n) => row.show(errors[n], format));
+    match(this.gpus, gpus, Card, format, this.host);
+    const several = (gate) => gate.gpus?.length > 1;
+    match(this.gates, [...gates].sort((a, b) => several(b) - several(a)), GateRow, format, this.host);
+    match(this.errors, errors, ErrorRow, format);
     show(this.errors, errors.length);
-    show(document.getElementById("no-errors"), !errors.length);
+    show(byId("no-errors"), !errors.length);
   }
 
   _showSummary(gpus, totals, format) {
@@ -307,10 +309,9 @@ class View {
     say(this.headline, format.text(key, { ready, gpus: gpus.length }, gpus.length));
     const looks = gpus.map(lookOf);
     const counts = LOOKS.map((look) => [look, looks.filter((one) => one === look).length]).filter(([, count]) => count);
-    match(this.looks, counts, Chip).forEach((chip, n) => chip.show(counts[n], format));
-    const shown = [["running", totals.running], ["pending", totals.pending], ["done", totals.done],
-      ["jobsFailed", totals.failed], ["cancelled", totals.cancelled]];
-    this.totals.show(shown.map(([name, count]) => [format.text(name), format.number(count ?? 0)]));
+    match(this.looks, counts, Chip, format);
+    const { running, pending, done, failed: jobsFailed, cancelled } = totals;
+    this.totals.count({ running, pending, done, jobsFailed, cancelled }, format);
   }
 
   /** Bring durations up to `now` (Unix seconds of the gate's clock). */
