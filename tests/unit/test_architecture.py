@@ -53,6 +53,7 @@ APART = {
     # Package: what of ComfyGate it may import besides itself.
     "comfygate.companion": set[str](),  # runs inside ComfyUI
     "comfygate.simulator": {"comfygate"},  # a program of its own; the version is all it shares
+    "comfygate.smoke": {"comfygate"},  # judges from outside: nothing of ours may judge itself
 }
 
 THIRD_PARTY_OF = {
