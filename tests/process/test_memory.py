@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.contract.comfyui_client import Listener
-from tests.gateway import Gateway, request, resident_kib, running
+from tests.gateway import Gateway, Response, request, resident_kib, running
 
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 MOST_GROWTH = 8 * 1024  # KiB
+FORM = "multipart/form-data; boundary=b"
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,42 @@ def test_a_large_upload(gateway: Gateway) -> None:
         assert b" 200 " in head
         assert str(GIB).encode() in rest or str(GIB).encode() in client.recv(65536)
     assert growth.kib < MOST_GROWTH
+
+
+def test_a_large_file_into_the_shared_folder_and_small_ones_beside_it(tmp_path: Path) -> None:
+    size, piece = 300 * MIB, bytes(MIB)
+    config = "rate = 0\narguments = --max-upload-size 400\n"
+    with running(tmp_path, config, gpus=2) as gateway:
+        for port in gateway.ports:
+            assert upload(gateway, port, "warm.png", piece).status == 200
+        growth = Growth(gateway)
+        begin, end = form("large.png")
+        length = len(begin) + size + len(end)
+        head = f"POST /upload/image HTTP/1.1\nHost: x\nContent-Type: {FORM}\nContent-Length: {length}\n\n"
+        with ask(gateway, head) as client:
+            client.sendall(begin)
+            for n in range(300):
+                client.sendall(piece)
+                growth.look()
+                if n % 30 == 0:  # the large one is under way and holds nobody up
+                    assert upload(gateway, gateway.ports[1], "small.png", b"%d" % n, seconds=10).status == 200
+            client.sendall(end)
+            assert b" 200 " in read_head(client)[0]
+        assert growth.kib < MOST_GROWTH
+        folder = tmp_path / "state" / "input"
+        assert (folder / "large.png").stat().st_size == size
+        assert len(list(folder.glob("small*.png"))) == 10
+
+
+def form(name: str) -> tuple[bytes, bytes]:
+    """What stands before and after the one file of a form."""
+    file = f'--b\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n\r\n'
+    return file.encode(), b"\r\n--b--\r\n"
+
+
+def upload(gateway: Gateway, port: int, name: str, content: bytes, seconds: float = 60.0) -> Response:
+    body = content.join(form(name))
+    return request(port, "POST", "/upload/image", body, {"Content-Type": FORM}, seconds=seconds)
 
 
 def test_a_slow_reader(gateway: Gateway) -> None:

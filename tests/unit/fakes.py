@@ -121,7 +121,7 @@ def raising(error: Exception) -> Callable[[], object]:
 
 @implementer(IBackend)
 class FakeBackend:
-    owned = True
+    owned: bool = True
     device = "cpu"
     restarts = 0
     last_error: str | None = None

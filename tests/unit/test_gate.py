@@ -120,6 +120,28 @@ def test_the_hub_relays_to_the_first_that_is_ready() -> None:
     assert port.ask("GET /history/x").pool is port.control
 
 
+@pytest.mark.parametrize("path", ["/settings", "/settings/Comfy.X", "/users", "/userdata/a%2Fb", "/v2/userdata"])
+@pytest.mark.parametrize("prefix", ["", "/api"])
+def test_the_user_folder_has_one_writer(path: str, prefix: str) -> None:
+    port = Port()
+    for method in ("GET", "HEAD", "POST", "DELETE", "PUT", "OPTIONS"):
+        assert Port(rate=0).ask(f"{method} {prefix}{path}").pool.name == "GPU 0"
+    port.backends[0].become(BackendState.DOWN)
+    assert port.ask(f"GET {prefix}{path}").pool.name == "GPU 1"
+
+
+def test_only_uploads_to_backends_of_ours_take_turns() -> None:
+    port = Port()
+    for line in ("POST /upload/image", "POST /api/upload/mask"):
+        turn = port.ask(line).turn
+        assert turn is not None and turn.gpu_id == 1
+    for line in ("GET /upload/image", "GET /view?filename=upload", "GET /settings"):
+        assert port.ask(line).turn is None
+    port = Port()
+    port.backends[1].owned = False
+    assert port.ask("POST /upload/image").turn is None
+
+
 def test_a_websocket_is_bridged_wherever_it_asks_to_go() -> None:
     port = Port()
     upgrade = {"Upgrade": "websocket", "Connection": "upgrade"}
