@@ -6,10 +6,8 @@ const QUIET_FOR = 45_000; // ms without a snapshot after which the stream is ope
 const LONGEST_PAUSE = 8_000;
 
 /**
- * Reads `url` as long as the page is open.
- *
- * `onSnapshot(object)` gets each snapshot; `onLink("live" | "lost", since)` is told when that changes, with the
- * time (ms) when the gate was last heard of.
+ * Reads `url` as long as the page is open. `onSnapshot(object)` gets each snapshot; `onLink("live" | "lost", since)`
+ * is told when that changes, with the time (ms) when the gate was last heard of.
  */
 class Live {
   constructor(url, onSnapshot, onLink) {

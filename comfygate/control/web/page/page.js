@@ -71,7 +71,6 @@ class Page {
   showTexts() {
     document.documentElement.lang = this.format.language === "zh" ? this.format.locale : "en";
     for (const node of document.querySelectorAll("[data-text]")) say(node, this.text(node.dataset.text));
-    document.querySelector("[data-text=refused]").title = this.text("refusedHint");
     const other = byId("language");
     say(other, this.text("otherLanguage"));
     other.lang = this.other;
@@ -84,8 +83,8 @@ class Page {
     say(byId("link-text"), this.text(this.link));
     show(byId("lost"), this.link === "lost");
     say(byId("lost-title"), this.text(this.snapshot ? "lostTitle" : "neverTitle", { hub: this.hub.host }));
-    const hint = this.elsewhere && !this.snapshot;
-    say(byId("lost-hint"), hint ? this.text("originHint", { origin: location.origin }) : "");
+    const hint = this.snapshot ? "known" : this.elsewhere ? "originHint" : "";
+    say(byId("lost-hint"), this.text(hint, { origin: location.origin }));
     this.showTitle();
     this.tick();
   }
@@ -115,7 +114,7 @@ class Page {
     if (this.snapshot) this.view.tick(now + this.ahead, this.format);
     if (this.link !== "lost") return;
     const values = { time: this.format.moment(this.since), duration: this.format.duration((Date.now() - this.since) / 1000) };
-    say(byId("lost-since"), this.text(this.snapshot ? "lostSince" : "neverSince", values));
+    say(byId("lost-since"), this.text("lostSince", values));
   }
 }
 

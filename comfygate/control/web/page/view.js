@@ -29,9 +29,7 @@ function makeIcon() {
   return icon;
 }
 
-function setIcon(icon, look) {
-  icon.firstChild.setAttribute("href", `#s-${look}`);
-}
+const setIcon = (icon, look) => icon.firstChild.setAttribute("href", `#s-${look}`);
 
 /** Change a text only where it differs: selections and screen readers are left alone. */
 function say(node, text) {
@@ -39,7 +37,7 @@ function say(node, text) {
 }
 
 /** A text that may be cut off: it can be read whole as the title. */
-function name(node, text) {
+function sayTitled(node, text) {
   say(node, text);
   node.title = text;
 }
@@ -112,7 +110,7 @@ class JobView {
 
   show({ prompt_id, client_id, since, node, node_type, value, max, nodes_done: done, nodes_total: total }, format) {
     this.since = since;
-    name(this.what, node_type ?? (node ? format.text("nodeNow", { node }) : format.text("works")));
+    sayTitled(this.what, node_type ?? (node ? format.text("nodeNow", { node }) : format.text("works")));
     const of = { used: format.step(value ?? 0), total: format.step(max ?? 0) };
     this.step.show(format.text("progressOfNode"), value, max, format.text("of", of));
     this.nodes.show(format.text("progressOfJob"), done, total, format.text("nodeOf", { done, total }));
@@ -157,7 +155,7 @@ class Card {
     this.port = make("a", "port");
     this.counts = new Facts("counts");
     this.job = new JobView();
-    this.time = make("span", "time");
+    this.time = make("span");
     this.advice = make("span");
     this.hint = make("p", "hint soft", this.time, " ", this.advice);
     this.error = make("p", "error");
@@ -181,7 +179,7 @@ class Card {
     setIcon(this.icon, look);
     say(this.id, format.text("gpu", { id: gpu.gpu_id }));
     say(this.look, look === "unknown" ? String(gpu.state) : format.text(look));
-    name(this.name, gpu.owned === false ? `${gpu.name} (${format.text("remote")})` : String(gpu.name));
+    sayTitled(this.name, gpu.owned === false ? `${gpu.name} (${format.text("remote")})` : String(gpu.name));
     this.look.title = format.text(`${look}Hint`);
     showPort(this.port, gpu.port, host);
     this.port.ariaLabel = format.text("open", { id: gpu.gpu_id, port: gpu.port });
@@ -232,7 +230,7 @@ class GateRow {
 
   show(gate, format, host) {
     say(this.name, String(gate.name));
-    say(this.gpus, format.text("gpuRange", { ids: format.ids(gate.gpus ?? []) }));
+    say(this.gpus, format.text("gpuRange", { ids: format.ids(gate.gpus) }));
     showPort(this.port, gate.port, host);
     const counts = [gate.websocket_clients, gate.requests, gate.refused];
     counts.forEach((count, n) => say(this.numbers[n], count == null ? "–" : format.number(count)));
@@ -244,7 +242,7 @@ class GateRow {
 class ErrorRow {
   constructor() {
     this.time = make("time");
-    this.where = make("span", "where");
+    this.where = make("span");
     this.message = make("span", "message");
     this.node = make("li", "", make("p", "soft", this.time, " ", this.where), this.message);
   }
@@ -252,9 +250,9 @@ class ErrorRow {
   show(error, format) {
     this.time.dateTime = new Date(1000 * error.time).toISOString();
     say(this.time, format.moment(1000 * error.time));
-    const where = error.gpu_id == null ? [] : [format.text("gpu", { id: error.gpu_id })];
-    if (error.prompt_id) where.push(format.text("job", { id: shortened(error.prompt_id) }));
-    say(this.where, where.map((one) => ` · ${one}`).join(""));
+    let where = error.gpu_id == null ? "" : ` · ${format.text("gpu", { id: error.gpu_id })}`;
+    if (error.prompt_id) where += ` · ${format.text("job", { id: shortened(error.prompt_id) })}`;
+    say(this.where, where);
     this.where.title = error.prompt_id ?? "";
     say(this.message, String(error.message));
   }
@@ -296,8 +294,8 @@ class View {
     this.snapshot = snapshot;
     this._showSummary(gpus, totals, format);
     match(this.gpus, gpus, Card, format, this.host);
-    const several = (gate) => gate.gpus?.length > 1;
-    match(this.gates, [...gates].sort((a, b) => several(b) - several(a)), GateRow, format, this.host);
+    const ports = gates.toSorted((a, b) => b.gpus.length - a.gpus.length);
+    match(this.gates, ports, GateRow, format, this.host);
     match(this.errors, errors, ErrorRow, format);
     show(this.errors, errors.length);
     show(byId("no-errors"), !errors.length);
@@ -307,9 +305,8 @@ class View {
     const ready = gpus.filter((gpu) => gpu.state === "ready").length;
     const key = ready === 0 ? "noneReady" : ready === gpus.length ? "allReady" : "someReady";
     say(this.headline, format.text(key, { ready, gpus: gpus.length }, gpus.length));
-    const looks = gpus.map(lookOf);
-    const counts = LOOKS.map((look) => [look, looks.filter((one) => one === look).length]).filter(([, count]) => count);
-    match(this.looks, counts, Chip, format);
+    const counts = LOOKS.map((look) => [look, gpus.filter((gpu) => lookOf(gpu) === look).length]);
+    match(this.looks, counts.filter(([, count]) => count), Chip, format);
     const { running, pending, done, failed: jobsFailed, cancelled } = totals;
     this.totals.count({ running, pending, done, jobsFailed, cancelled }, format);
   }
