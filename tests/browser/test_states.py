@@ -107,7 +107,7 @@ def test_the_machine_in_one_look(window: Window, stage: Stage, screenshots: Path
     assert [link.get_attribute("href") for link in window.driver.find_elements(By.CSS_SELECTOR, ".gpu .port")] == [
         f"http://127.0.0.1:{port}/" for port in range(8181, 8185)
     ]
-    window.picture(screenshots / "mixed-light.png")
+    window.picture(screenshots / "status-page.png")
     assert not window.complaints()
 
 
@@ -119,8 +119,8 @@ def test_all_that_is_known_of_a_job(window: Window, stage: Stage) -> None:
     assert "4 of 7 nodes" in first.text
     assert "Prompt 0b9ffb0b" in first.text
     bars = first.find_elements(By.TAG_NAME, "progress")
-    assert [bar.get_property("position") for bar in bars] == [0.7, pytest.approx(4 / 7)]
-    assert [bar.accessible_name for bar in bars] == ["Progress of the node", "Nodes done"]
+    assert [bar.get_property("position") for bar in bars] == [pytest.approx(4 / 7), 0.7]
+    assert [bar.accessible_name for bar in bars] == ["Nodes done", "Progress of the node"]
     assert "/ 20" not in second.text
     assert window.texts(".gpu:first-child .gauge") == ["Memory 12.3 / 24.0 GiB", "Utilisation 97%", "Temperature 64 °C"]
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import orjson
 from attrs import frozen
+from PIL import Image
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -105,26 +107,32 @@ class Window:
         wider: int = self.run("const page = document.documentElement; return page.scrollWidth - page.clientWidth")
         return wider
 
+    def _log(self, kind: str) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = self.driver.get_log(kind)  # type: ignore[no-untyped-call]
+        return entries
+
     def forget_logs(self) -> None:
         """Drop what was logged so far."""
-        self.driver.get_log("browser")
-        self.driver.get_log("performance")
+        self._log("browser")
+        self._log("performance")
 
     def complaints(self) -> list[str]:
         """What the console says that is not mere information."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] != "INFO"]
+        return [entry["message"] for entry in self._log("browser") if entry["level"] != "INFO"]
 
     def requested(self) -> list[str]:
         """Addresses that were asked for since the logs were forgotten."""
         messages: list[Mapping[str, Any]] = [
-            orjson.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
+            orjson.loads(entry["message"])["message"] for entry in self._log("performance")
         ]
         sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
         return [one["request"]["url"] for one in sent if not one["request"]["url"].startswith("data:")]
 
     def picture(self, path: Path) -> None:
-        """Save the whole page as it is to be seen."""
+        """Save the whole page as it is to be seen, in so few colours that the file is small."""
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
         wanted = {"format": "png", "captureBeyondViewport": True, "clip": clip}
-        path.write_bytes(base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", wanted)["data"]))
+        taken = base64.b64decode(self.driver.execute_cdp_cmd("Page.captureScreenshot", wanted)["data"])
+        with Image.open(BytesIO(taken)) as picture:
+            picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)

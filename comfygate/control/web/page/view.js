@@ -91,7 +91,9 @@ class Progress {
   }
 
   show(label, value, max, text) {
-    if (!show(this.node, value != null && max > 0)) return;
+    const known = value != null && max > 0;
+    this.node.style.visibility = known ? "" : "hidden"; // keeps its place
+    if (!known) return;
     Object.assign(this.bar, { max, value, ariaLabel: label });
     say(this.value, text);
   }
@@ -102,18 +104,18 @@ class JobView {
   constructor() {
     this.what = make("strong", "what");
     this.time = make("span", "value");
-    this.step = new Progress("step");
-    this.nodes = new Progress();
+    this.nodes = new Progress("all");
+    this.step = new Progress();
     this.id = make("p", "id soft");
-    this.node = make("div", "job", make("p", "line", this.what, this.time), this.step.node, this.nodes.node, this.id);
+    this.node = make("div", "job", make("p", "line", this.what, this.time), this.id, this.nodes.node, this.step.node);
   }
 
   show({ prompt_id, client_id, since, node, node_type, value, max, nodes_done: done, nodes_total: total }, format) {
     this.since = since;
     sayTitled(this.what, node_type ?? (node ? format.text("nodeNow", { node }) : format.text("works")));
     const of = { used: format.step(value ?? 0), total: format.step(max ?? 0) };
-    this.step.show(format.text("progressOfNode"), value, max, format.text("of", of));
     this.nodes.show(format.text("progressOfJob"), done, total, format.text("nodeOf", { done, total }));
+    this.step.show(format.text("progressOfNode"), value, max, format.text("of", of));
     say(this.id, format.text("job", { id: shortened(prompt_id) }));
     this.id.title = [prompt_id, client_id].filter(Boolean).join("\n");
   }
@@ -130,7 +132,7 @@ class Facts {
     this.entries = [];
   }
 
-  /** `counts`: numbers by the name of their label. */
+  /** `counts`: numbers by label. */
   count(counts, format) {
     const facts = Object.entries(counts).map(([key, count]) => [format.text(key), format.number(count ?? 0)]);
     while (this.entries.length > facts.length) this.entries.pop().parentNode.remove();
@@ -219,7 +221,7 @@ class Card {
 /** One port, as a row. */
 class GateRow {
   constructor() {
-    this.name = make("span", "gate-name");
+    this.name = make("span");
     this.port = make("a", "port");
     this.gpus = make("span", "soft");
     this.numbers = [make("td"), make("td"), make("td")];
@@ -230,7 +232,7 @@ class GateRow {
 
   show(gate, format, host) {
     say(this.name, String(gate.name));
-    say(this.gpus, format.text("gpuRange", { ids: format.ids(gate.gpus) }));
+    say(this.gpus, gate.gpus.length > 1 ? format.text("gpu", { id: format.ids(gate.gpus) }) : "");
     showPort(this.port, gate.port, host);
     const counts = [gate.websocket_clients, gate.requests, gate.refused];
     counts.forEach((count, n) => say(this.numbers[n], count == null ? "–" : format.number(count)));
