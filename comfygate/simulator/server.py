@@ -52,7 +52,8 @@ class Server:
     def _routes(self) -> list[web.RouteDef]:
         routes = [web.get("/", _page), web.get("/ws", self.sockets.serve), *self._prompts.routes()]
         routes += QueueRoutes(self._jobs).routes()
-        routes += Files(self._machine).routes() + UserData(self._machine).routes() + Info(self._machine).routes()
+        routes += Files(self._machine).routes() + Info(self._machine).routes()
+        routes += UserData(self._machine, self._companion).routes()
         routes += Load(self._machine, self.sockets).routes()
         if self._companion is not None:
             self._companion.protect_names(self._machine, self._jobs)

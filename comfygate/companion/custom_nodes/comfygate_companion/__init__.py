@@ -7,6 +7,7 @@ It consists of parts that don't need each other, each a module with ``install()`
   ``POST /comfygate/validate`` takes the body of ``POST /prompt`` and answers
   what that would, without queueing anything: ``{"outputs": [ids], "node_errors"}``
   where it would accept the prompt, and its very refusal where it would not.
+- ``user_files``: settings and workflows are never half written, and no change of theirs is undone by another.
 
 It imports nothing of ComfyGate, and must not be in ComfyUI's way: whatever is
 missing or different here is logged, and ComfyUI goes on without that part.
@@ -22,7 +23,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
-PARTS = ("names", "routes")
+PARTS = ("names", "routes", "user_files")
 
 installed: list[str] = []
 """The parts that found what they need in this ComfyUI."""
