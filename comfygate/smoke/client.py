@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 from attrs import frozen
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError
-from twisted.internet.error import ConnectError, DNSLookupError
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseFailed
@@ -99,17 +99,15 @@ class Client:
         :raises UnexpectedError: as for :meth:`ask`.
         """
         asking: Deferred[Reply] = Deferred.fromCoroutine(self._ask(method, path, more))
-        asking.addTimeout(self.timeout, self.reactor)
+        asking.addTimeout(self.timeout, self.reactor, _late)
         try:
             return await asking
-        except (TimeoutError, CancelledError):
-            raise SilentError(f"no answer within {self.timeout:g} s") from None
-        except (ConnectError, DNSLookupError) as error:
-            raise UnreachableError(f"no connection: {_plain(error)}") from None
-        except ResponseFailed as error:
-            raise UnexpectedError(f"no valid HTTP answer: {_reasons(error.reasons)}") from None
         except UnexpectedError:
             raise
+        except (ConnectError, DNSLookupError) as error:
+            raise UnreachableError(no_connection(error)) from None
+        except ResponseFailed as error:
+            raise UnexpectedError(f"no valid HTTP answer: {_reasons(error.reasons)}") from None
         except Exception as error:
             # What breaks in reading whatever a stranger sent says something about the stranger.
             raise UnexpectedError(f"no valid HTTP answer: {_plain(error)}") from None
@@ -143,6 +141,15 @@ def retry_after(reply: Reply) -> float | None:
     """The seconds after which to come back, if the answer says so in a whole number."""
     text = reply.headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() else None
+
+
+def no_connection(error: Exception) -> str:
+    """Say why a server could not be reached."""
+    return f"no connection: {'refused' if isinstance(error, ConnectionRefusedError) else _plain(error)}"
+
+
+def _late(failure: object, seconds: float) -> Failure:
+    return Failure(SilentError(f"no answer within {seconds:g} s"))
 
 
 def _plain(error: BaseException | None) -> str:

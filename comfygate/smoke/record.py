@@ -13,8 +13,8 @@ from comfygate.smoke.judge import Judge
 from comfygate.smoke.outcome import Outcome, SilentError, UnexpectedError, Verdict
 from comfygate.smoke.targets import Target
 
-MAX_SILENCES = 2
-"""After so many answers that did not come in time a port is asked for no more."""
+MAX_SILENCES, IN_A_ROW = 4, 2
+"""After so many answers that did not come in time, in all or in a row, a port is asked for no more."""
 
 POLL = 0.25  #: seconds
 
@@ -30,6 +30,10 @@ class Patience:
     prompt: float
 
 
+class GivenUpError(Exception):
+    """The port is silent; to ask it for more would only take time."""
+
+
 class Record:
     """What was asked of one port.
 
@@ -42,6 +46,7 @@ class Record:
         self.target = target
         self.patience = patience
         self._silences = 0
+        self._in_a_row = 0
 
     async def get(self, path: str, judge: Judge, status: int = 200, **more: Any) -> Any:
         """Check a GET; see :meth:`request`."""
@@ -71,17 +76,22 @@ class Record:
         """Carry a check out and note what it found.
 
         :return: its result; None if it failed.
+        :raises GivenUpError: the port was silent before.
         """
-        if self._silences >= MAX_SILENCES:
-            self.skip(method, path, "this port is silent")
-            return None
+        if self._silences >= MAX_SILENCES or self._in_a_row >= IN_A_ROW:
+            self.skip("", "everything else", "this port is silent")
+            raise GivenUpError
         began = time.monotonic()
         result, verdict = None, Verdict.PASSED
         try:
             result, status, note = await check()
         except UnexpectedError as error:
             verdict, status, note = Verdict.FAILED, error.status, str(error)
-            self._silences += isinstance(error, SilentError)
+            silent = isinstance(error, SilentError)
+            self._silences += silent
+            self._in_a_row = self._in_a_row + 1 if silent else 0
+        else:
+            self._in_a_row = 0
         self._note(method, path, verdict, status, note, time.monotonic() - began)
         return result
 

@@ -24,12 +24,16 @@ class Report:
 
     def __init__(self, stream: TextIO, names: Sequence[str], environ: Mapping[str, str]) -> None:
         self._stream = stream
+        self._begun = False
         self._width = max(map(len, names), default=0)
         self._signs = _SIGNS if _can_print(stream, "".join(_SIGNS.values())) else _PLAIN
         self._colored = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
     def lines(self, outcomes: Sequence[Outcome]) -> None:
-        """Write a line for each."""
+        """Write a line for each thing that was asked of a port."""
+        if self._begun:
+            self._write("")
+        self._begun = True
         for outcome in outcomes:
             self._write(self._line(outcome))
 

@@ -13,8 +13,9 @@ import orjson
 from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, DNSLookupError
 
+from comfygate.smoke.client import no_connection
 from comfygate.smoke.outcome import SilentError, UnexpectedError, UnreachableError
 
 Message = dict[str, Any]
@@ -75,13 +76,15 @@ class Socket:
         factory.protocol = _Protocol
         factory.socket = self
         factory.setProtocolOptions(  # type: ignore[no-untyped-call]
-            maxMessagePayloadSize=_MAX_MESSAGE, openHandshakeTimeout=self._timeout, closeHandshakeTimeout=1
+            maxMessagePayloadSize=_MAX_MESSAGE,
+            openHandshakeTimeout=0,  # the wait for it has a deadline of its own
+            closeHandshakeTimeout=1,
         )
         endpoint = HostnameEndpoint(self._reactor, parts.hostname or "", parts.port or 80, timeout=self._timeout)
         try:
             self._protocol = await endpoint.connect(factory)
-        except ConnectError as error:
-            raise UnreachableError(f"no connection: {error}") from None
+        except (ConnectError, DNSLookupError) as error:
+            raise UnreachableError(no_connection(error)) from None
         await self._in_time(self._opened, self._timeout, "no answer to the handshake")
 
     async def wait_for(self, wanted: Callable[[Message], bool], seconds: float) -> Message:
@@ -105,8 +108,12 @@ class Socket:
 
     def close(self) -> None:
         """End it."""
-        if self._protocol is not None:
+        if self._protocol is None:
+            return
+        if self._protocol.state == WebSocketClientProtocol.STATE_OPEN:
             self._protocol.sendClose(1000)
+        else:
+            self._protocol.dropConnection(abort=True)
 
     # What the protocol tells.
 
@@ -118,7 +125,9 @@ class Socket:
     def refused(self, status: int | None, reason: str) -> None:
         """The handshake failed."""
         self.status = status
-        self._fail(UnexpectedError(f"no WebSocket: {reason}"))
+        self._fail(
+            UnexpectedError("expected a WebSocket; it was refused" if status else f"expected a WebSocket; {reason}")
+        )
 
     def said(self, payload: bytes) -> None:
         """A text message came."""
@@ -152,8 +161,6 @@ class Socket:
             return await waiting
         except (TimeoutError, CancelledError):
             self._wanted = None
-            if self._protocol is not None and self.status is None:
-                self._protocol.dropConnection(abort=True)
             raise SilentError(f"{missing} within {seconds:g} s") from None
 
 
