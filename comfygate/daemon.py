@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,20 @@ from comfygate.backend.commandline import Folders, Program
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.managed import ManagedBackend
 from comfygate.backend.options import Options
+from comfygate.backend.readings import Readings
 from comfygate.backend.remote import RemoteBackend
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, RemainingWork
+from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
+from comfygate.control.events import Events
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
+from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
+from comfygate.control.status import Status, Telemetry
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
@@ -60,6 +66,13 @@ class Daemon(Service):
         self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler)
+        self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
+        self._chronicle = Chronicle(plan.gpu_ids, time.time)
+        ledger.subscribe(self._outcomes)
+        ledger.subscribe(self._chronicle)
+        self._readings = Readings()
+        self._status = Status(self._telemetry())
+        self._events = Events(self._status, reactor)
 
     def startService(self) -> None:
         """Open the ports, then start the backends behind them."""
@@ -73,12 +86,14 @@ class Daemon(Service):
         herald = Herald(self._plan)
         for backend in self._fleet:
             backend.subscribe(herald)
+            backend.subscribe(self._chronicle)
             backend.start()
 
     async def _stop(self) -> None:
         # Whatever fails in between, the processes are ended and the folder is let go.
         with self._log.failuresHandled("closing the ports"):
             self._reconciler.stop()
+            self._events.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
             await self._control_port.stopListening()
@@ -91,13 +106,29 @@ class Daemon(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
 
+    def _gpu_ports(self) -> dict[int, int]:
+        return {gate.gpu_ids[0]: gate.port for gate in self._plan.gates if gate.name.startswith("gpu-")}
+
+    def _telemetry(self) -> Telemetry:
+        return Telemetry(
+            books=self._books,
+            outcomes=self._outcomes,
+            chronicle=self._chronicle,
+            readings=self._readings,
+            gates=self._ports.figures,
+            ports=self._gpu_ports(),
+            max_pending=self._plan.config.max_pending,
+            wall_clock=time.time,
+        )
+
     def _control(self) -> Control:
-        ports = {gate.gpu_ids[0]: gate.port for gate in self._plan.gates if gate.name.startswith("gpu-")}
         return Control(
             books=self._books,
             acceptance=Acceptance(self._books, self._reconciler),
-            listings=Listings(self._books, ports),
+            listings=Listings(self._books, self._gpu_ports()),
             interrupts=Interrupts(self._books, self._plan.interrupt_policy),
+            status=self._status,
+            events=self._events,
             operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
         )
 

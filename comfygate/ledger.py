@@ -60,6 +60,14 @@ class Listing:
     pending: tuple[bytes, ...]
 
 
+@frozen
+class Running:
+    """The job that a GPU works on."""
+
+    prompt_id: str
+    client_id: str | None = None
+
+
 @define
 class _Gpu:
     held: dict[str, Held]
@@ -184,6 +192,12 @@ class Ledger:
         if running or any(stranger.running for stranger in self._gpus[gpu_id].strangers):
             return running
         return held[:1]
+
+    def running(self, gpu_id: int) -> Running | None:
+        """The job that runs on a GPU, as far as can be told; ours before a stranger."""
+        for held in self.suspects(gpu_id)[:1]:
+            return Running(held.job.prompt_id, held.job.client_id)
+        return next((Running(one.prompt_id) for one in self._gpus[gpu_id].strangers if one.running), None)
 
     def is_finished(self, prompt_id: str) -> bool:
         """Whether a held job's last event was seen."""

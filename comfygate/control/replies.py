@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -48,6 +48,18 @@ class Reply:
         return cls(error.status, (error.body(),), tuple(error.headers()))
 
 
+@frozen
+class Stream:
+    """An answer without an end of its own.
+
+    :ivar headers: all but ``Server``.
+    :ivar begin: is handed the request when the head is settled, and finishes it.
+    """
+
+    headers: tuple[tuple[bytes, bytes], ...]
+    begin: Callable[[Request], None]
+
+
 def joined(items: Iterable[bytes]) -> Iterator[bytes]:
     """A JSON array of items that are JSON already, in pieces."""
     separator = b"["
@@ -58,9 +70,9 @@ def joined(items: Iterable[bytes]) -> Iterator[bytes]:
     yield b"[]" if separator == b"[" else b"]"
 
 
-def respond(request: Request, answer: Awaitable[Reply]) -> None:
+def respond(request: Request, answer: Awaitable[Reply | Stream]) -> None:
     """Write what `answer` comes to; give up when the client goes."""
-    answering: Deferred[Reply] = Deferred.fromCoroutine(_awaited(answer))
+    answering: Deferred[Reply | Stream] = Deferred.fromCoroutine(_awaited(answer))
     answering.addErrback(_as_reply, request)
     request.notifyFinish().addErrback(lambda _: answering.cancel())
     answering.addCallback(_write, request)
@@ -71,7 +83,7 @@ def _gone(failure: Failure) -> None:
     failure.trap(CancelledError)
 
 
-async def _awaited(answer: Awaitable[Reply]) -> Reply:
+async def _awaited(answer: Awaitable[Reply | Stream]) -> Reply | Stream:
     return await answer
 
 
@@ -85,11 +97,20 @@ def _as_reply(failure: Failure, request: Request) -> Reply:
     return Reply.error(error)
 
 
-def _write(reply: Reply, request: Request) -> None:
-    request.setResponseCode(reply.status)
+def _write(reply: Reply | Stream, request: Request) -> None:
     for name, value in reply.headers:
         request.setHeader(name, value)
     request.setHeader(b"Server", b"ComfyGate")
+    if isinstance(reply, Reply):
+        _write_whole(reply, request)
+    elif request.method == b"HEAD":
+        request.finish()
+    else:
+        reply.begin(request)
+
+
+def _write_whole(reply: Reply, request: Request) -> None:
+    request.setResponseCode(reply.status)
     if reply.status != 304:  # where it would have to be that of the 200
         request.setHeader(b"Content-Length", b"%d" % sum(map(len, reply.pieces)))
     if request.method == b"HEAD" or not reply.pieces:

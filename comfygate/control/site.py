@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
@@ -14,15 +14,19 @@ from twisted.web.server import NOT_DONE_YET, Site
 from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
+from comfygate.control.events import Events
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
-from comfygate.control.replies import Reply, respond
+from comfygate.control.replies import Reply, Stream, respond
+from comfygate.control.status import Status
 from comfygate.errors import GateError
 from comfygate.gate.gate import GATE_HEADER
 from comfygate.routes import plain_path
 from comfygate.routing.assignment import GateRouting
 
-Endpoint = Callable[[GateRouting, Request], Awaitable[Reply]]
+Endpoint = Callable[[GateRouting, Request], Awaitable[Reply | Stream]]
+
+_JSON_OF_NOW = ((b"Content-Type", b"application/json; charset=utf-8"), (b"Cache-Control", b"no-store"))
 
 
 @frozen
@@ -37,6 +41,8 @@ class Control:
     acceptance: Acceptance
     listings: Listings
     interrupts: Interrupts
+    status: Status
+    events: Events
     operator: GateRouting
     page: StatusPage = field(factory=StatusPage.load)
 
@@ -52,6 +58,8 @@ class Control:
             (b"POST", b"/queue"): self.post_queue,
             (b"GET", b"/queue/all"): self.get_queue_all,
             (b"POST", b"/interrupt"): self.post_interrupt,
+            (b"GET", b"/comfygate/status"): self.get_status,
+            (b"GET", b"/comfygate/events"): self.get_events,
         }
         found = table.get((b"GET" if method == b"HEAD" else method, path))
         if found is None and path.startswith(b"/history/") and method in (b"GET", b"HEAD"):
@@ -112,6 +120,15 @@ class Control:
         prompt_id = plain_path(request.path).removeprefix(b"/history/").decode(errors="replace")
         return Reply.json(await self.listings.history(gate, prompt_id))
 
+    async def get_status(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /comfygate/status: everything at a glance, the same on every port."""
+        encoded = self.status.dated(self.status.encoded())
+        return evolve(Reply.text((encoded,)), headers=_JSON_OF_NOW)
+
+    async def get_events(self, gate: GateRouting, request: Request) -> Stream:
+        """GET /comfygate/events: the status, again and again."""
+        return self.events.stream()
+
 
 class Root(Resource):
     """Every request to the control plane."""
@@ -127,7 +144,7 @@ class Root(Resource):
         respond(request, self._answer(request))
         return NOT_DONE_YET
 
-    async def _answer(self, request: Request) -> Reply:
+    async def _answer(self, request: Request) -> Reply | Stream:
         endpoint = self._control.endpoint(request.method, plain_path(request.path))
         return await endpoint(self._gate(request), request)
 

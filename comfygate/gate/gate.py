@@ -30,6 +30,9 @@ _NOT_PASSED = frozenset({b"origin", GATE_HEADER.lower()})
 # All that the control plane reads; so nothing else can reach its parser or its bounds.
 _FOR_CONTROL = frozenset({b"content-length", b"expect", b"if-none-match", b"x-target-gpu"})
 
+_OUR_SILENCE = 60.0
+"""Seconds that our own routes may be silent, however little a backend may."""
+
 
 @frozen(kw_only=True)
 class GateFacts:
@@ -140,7 +143,7 @@ class Gate:
                 only_headers=_FOR_CONTROL,
                 extra_headers=((GATE_HEADER, self.facts.name.encode("ascii")),),
                 max_body=self.facts.max_prompt,
-                backend_timeout=self.facts.backend_timeout,
+                backend_timeout=self._patience(route),
             )
         backend = self._backend(route)
         return Relay(
@@ -162,6 +165,10 @@ class Gate:
         if route.kind is Kind.UPLOAD and route.method == b"POST" and backend.owned:
             return self._uploads.turn(backend.gpu_id)
         return None
+
+    def _patience(self, route: Route) -> float:
+        # That key is about ComfyUI; what we stream ourselves is silent for 15 s where nothing happens.
+        return max(self.facts.backend_timeout, _OUR_SILENCE if route.kind is Kind.GATE else 0.0)
 
     def _bridge(self, head: RequestHead) -> Upgrade:
         backend = self._fleet.first_ready(self.facts.gpu_ids)

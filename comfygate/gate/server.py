@@ -11,6 +11,7 @@ from comfygate.errors import GateError
 from comfygate.gate.connection import GateConnection
 from comfygate.gate.limits import Limits
 from comfygate.gate.site import IGateSite
+from comfygate.gate.tally import Tally
 
 log = Logger()
 
@@ -26,6 +27,7 @@ class GateFactory(Factory):
     :param clock: times all waits.
     :param name: what the log calls the port.
     :ivar requests: requests begun so far.
+    :ivar tally: what it counts.
     """
 
     noisy = False
@@ -39,6 +41,7 @@ class GateFactory(Factory):
         self.limits = limits or Limits()
         self.stopping = False
         self.requests = 0
+        self.tally = Tally()
         self._connections: set[GateConnection] = set()
         self._stopped: Deferred[None] | None = None
         self._grace: IDelayedCall | None = None
