@@ -30,7 +30,12 @@ class Reactor:
 
 def open_ports(*max_waits: float) -> list[GateFactory]:
     config: Any = SimpleNamespace(
-        control_socket="/nowhere", max_connections=10, max_prompt=1000, max_body=0, backend_timeout=300.0
+        control_socket="/nowhere",
+        max_connections=10,
+        max_prompt=1000,
+        max_body=0,
+        backend_timeout=300.0,
+        cors_origins=(),
     )
     gates = {
         f"gpu-{n}": GateConfig(
