@@ -165,15 +165,21 @@ class ManagedBackend:
         return attempt if isinstance(attempt, ComfyUIAttempt) else None
 
     def _monitor_if_ready(self) -> None:
+        self.progress = None
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
         if self.address is not None:
             self._start_seconds = max(1.0, self._reactor.seconds() - self._begun_at)
-            self._monitor = Monitor(self._reactor, self.address, self._queue_changed)
+            self._monitor = Monitor(self._reactor, self.address, self._queue_changed, progressed=self._progressed)
             self._monitor.start()
 
+    def _progressed(self, progress: Progress | None) -> None:
+        self.progress = progress
+
     def _queue_changed(self, remaining: int) -> None:
+        if not remaining:
+            self.progress = None
         self._listeners.queue_changed(self, remaining)
 
     def _last_words(self) -> str:

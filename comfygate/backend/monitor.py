@@ -1,7 +1,8 @@
-"""Our own WebSocket to a backend: what it says about its queue, as it says it."""
+"""Our own WebSocket to a backend: what it says about its queue and its progress, as it says it."""
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.logger import Logger
 
+from comfygate.model import Progress
+
 LARGEST = 64 * 1024 * 1024
 STATUS_LARGEST = 64 * 1024
+LONGEST_NAME = 200  #: characters of an id or a class name that are kept
 
 DELAYS = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=2.0)
 
@@ -36,18 +40,23 @@ class _Factory(WebSocketClientFactory):
 
     noisy = False
     told: Callable[[int], None]
+    progressed: Callable[[Progress | None], None]
     lost: Callable[[], None]
 
 
 class _Listening(WebSocketClientProtocol):
-    """Reads everything, and keeps what it says about the queue."""
+    """Reads everything, and keeps what it says about the queue and the companion about progress."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
-        if isBinary or len(payload) > STATUS_LARGEST or b'"status"' not in payload[:64]:
+        if isBinary or len(payload) > STATUS_LARGEST:
             return
-        remaining = queue_remaining(payload)
-        if remaining is not None:
-            self.factory.told(remaining)
+        if b'"status"' in payload[:64]:
+            remaining = queue_remaining(payload)
+            if remaining is not None:
+                self.factory.told(remaining)
+        elif b'"comfygate.progress"' in payload[:64]:
+            with contextlib.suppress(ValueError):
+                self.factory.progressed(progress_of(payload))
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         self.factory.lost()
@@ -60,6 +69,8 @@ class Monitor:
     :param address: where the backend listens.
     :param told: called with every number of prompts that wait or run there.
     :param lost: called whenever the connection is lost.
+    :param progressed: called with the running prompt's progress, where there is
+        a companion, and with ``None`` at its end.
     """
 
     log = Logger()
@@ -70,7 +81,9 @@ class Monitor:
         address: tuple[str, int],
         told: Callable[[int], None],
         lost: Callable[[], None] = lambda: None,
+        progressed: Callable[[Progress | None], None] = lambda progress: None,
     ) -> None:
+        self._progressed = progressed
         self._told = told
         self._lost = lost
         host, port = address
@@ -79,6 +92,7 @@ class Monitor:
         factory.protocol = _Listening
         factory.setProtocolOptions(**OPTIONS)  # type: ignore[no-untyped-call]
         factory.told = self._tell
+        factory.progressed = self._tell_progress
         factory.lost = self._tell_lost
         endpoint = HostnameEndpoint(reactor, host, port, timeout=5)
         self._service = ClientService(endpoint, factory, retryPolicy=DELAYS, clock=reactor)
@@ -89,13 +103,17 @@ class Monitor:
 
     def stop(self) -> Deferred[None]:
         """Disconnect; nothing is told any more."""
-        self._told, self._lost = lambda remaining: None, lambda: None
+        self._told, self._lost, self._progressed = lambda remaining: None, lambda: None, lambda progress: None
         stopped: Deferred[None] = self._service.stopService()
         return stopped
 
     def _tell(self, remaining: int) -> None:
         with self.log.failuresHandled("while telling of a backend's queue"):
             self._told(remaining)
+
+    def _tell_progress(self, progress: Progress | None) -> None:
+        with self.log.failuresHandled("while telling of a backend's progress"):
+            self._progressed(progress)
 
     def _tell_lost(self) -> None:
         with self.log.failuresHandled("while telling of a lost connection"):
@@ -110,3 +128,39 @@ def queue_remaining(message: bytes) -> int | None:
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return None
     return remaining if isinstance(remaining, int) else None
+
+
+def progress_of(message: bytes) -> Progress | None:
+    """Read the companion's ``comfygate.progress`` message; ``None`` where it tells of an end.
+
+    :raises ValueError: it is something else.
+    """
+    try:
+        data = orjson.loads(message)["data"]
+        if data["ended"] is True:
+            return None
+        return Progress(
+            prompt_id=_text(data["prompt_id"]),
+            node=None if data["node"] is None else _text(data["node"]),
+            node_type=None if data["node_type"] is None else _text(data["node_type"]),
+            value=_number(data["value"]),
+            max=_number(data["max"]),
+            nodes_done=_count(data["nodes_done"]),
+            nodes_total=_count(data["nodes_total"]),
+        )
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise ValueError(f"this is no progress message: {error}") from None
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("a text is missing")
+    return value[:LONGEST_NAME]
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) else None

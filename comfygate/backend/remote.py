@@ -177,13 +177,19 @@ class RemoteBackend:
     def _enter(self, state: BackendState) -> None:
         self.state = state
         self.log.info("GPU {gpu} ({url}) is {state}", gpu=self.gpu_id, url=self.device, state=state.value)
+        self.progress = None
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
         if state is BackendState.READY:
-            self._monitor = Monitor(self._reactor, self._place, self._queue_changed, self._wake)
+            self._monitor = Monitor(self._reactor, self._place, self._queue_changed, self._wake, self._progressed)
             self._monitor.start()
         self._listeners.backend_changed(self)
 
+    def _progressed(self, progress: Progress | None) -> None:
+        self.progress = progress
+
     def _queue_changed(self, remaining: int) -> None:
+        if not remaining:
+            self.progress = None
         self._listeners.queue_changed(self, remaining)

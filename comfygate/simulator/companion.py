@@ -11,9 +11,11 @@ import re
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from comfygate.simulator.jobs import Jobs
 from comfygate.simulator.machine import Machine
+from comfygate.simulator.sockets import Sockets
 
 NAME = "comfygate_companion"
 WORKER = "comfygate.simulator.worker"
@@ -67,3 +69,14 @@ class Companion:
         machine.save_path = protected.get_save_image_path
         jobs.ending = protected.release
         self.parts.append("names")
+
+    def tell_progress(self, sockets: Sockets, jobs: Jobs) -> None:
+        """Tell ComfyGate how far the running prompt is."""
+        progress = self.module("progress")
+
+        def running(prompt_id: str) -> tuple[Any, list[str]] | None:
+            return next(((item[2], item[4]) for item in jobs.listing()[0] if item[1] == prompt_id), None)
+
+        teller = progress.Teller(progress.Steps(running), sockets.post_alone, lambda: list(sockets.open))
+        sockets.listeners.append(teller.heard)
+        self.parts.append("progress")

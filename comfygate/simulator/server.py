@@ -57,6 +57,7 @@ class Server:
         routes += Load(self._machine, self.sockets).routes()
         if self._companion is not None:
             self._companion.protect_names(self._machine, self._jobs)
+            self._companion.tell_progress(self.sockets, self._jobs)
             self._companion.parts.append("routes")
             routes += self._prompts.companion_routes(self._companion.parts)
         return routes

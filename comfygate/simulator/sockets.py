@@ -26,7 +26,10 @@ Message = tuple[str | int, Any, Any]
 
 
 class Sockets:
-    """The open sockets by client id, and the messages on their way."""
+    """The open sockets by client id, and the messages on their way.
+
+    :ivar listeners: are told of everything that is posted: (type, content).
+    """
 
     def __init__(self, console: Console, features: dict[str, Any]) -> None:
         self.open: dict[Any, web.WebSocketResponse] = {}
@@ -34,14 +37,25 @@ class Sockets:
         self.current_client: Any = None
         self.current_node: str | None = None
         self.status: Callable[[], dict[str, Any]] = dict
+        self.listeners: list[Callable[[Any, Any], None]] = []
         self._console = console
         self._features = features
         self._loop = asyncio.get_running_loop()
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
 
     def post(self, type: str | int, data: Any, client: Any = None) -> None:
+        """Send later, in order, and tell the listeners; may be called from any thread."""
+        self.post_alone(type, data, client)
+        self.note(type, data)
+
+    def post_alone(self, type: str | int, data: Any, client: Any = None) -> None:
         """Send later, in order; may be called from any thread."""
         self._loop.call_soon_threadsafe(self._messages.put_nowait, (type, data, client))
+
+    def note(self, type: str | int, data: Any) -> None:
+        """Tell the listeners of something that no client may be told."""
+        for listener in self.listeners:
+            listener(type, data)
 
     def post_status(self) -> None:
         """Tell everyone how long the queue is."""

@@ -178,3 +178,5 @@ class Worker:
         record.messages.append((event, data))
         if run.client is not None or to_all:
             self._sockets.post(event, data, run.client)
+        else:
+            self._sockets.note(event, data)

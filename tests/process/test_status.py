@@ -192,3 +192,15 @@ def test_no_more_viewers_than_may(gateway: Gateway) -> None:
             return one.answer.status == 200
 
     eventually(seated)
+
+
+def test_progress_of_a_prompt_that_no_client_listens_to(gateway: Gateway) -> None:
+    with watching(gateway.hub) as hub:
+        prompt_id = submit(gateway.ports[0], workflow(4))
+        first = hub.until(lambda s: (job := s["gpus"][0]["job"]) and job["node"] == "2" and job["value"])
+        job = first["gpus"][0]["job"]
+        assert (job["prompt_id"], job["client_id"], job["node_type"]) == (prompt_id, None, "SimulatedWork")
+        assert (job["nodes_done"], job["nodes_total"], job["max"]) == (1, 3, 80)
+        later = hub.until(lambda s: s["gpus"][0]["job"]["value"] > job["value"])
+        assert later["gpus"][0]["job"]["value"] <= 80
+        hub.until(lambda s: s["gpus"][0]["job"] is None)

@@ -3,6 +3,7 @@
 It consists of parts that don't need each other, each a module with ``install()``:
 
 - ``names``: no two ComfyUIs save under the same name, though all save into one folder;
+- ``progress``: ComfyGate is told how far the running prompt is, whoever sent it;
 - ``routes``: ``GET /comfygate/companion``, ``{"version", "routes", "parts"}``, says what there is;
   ``POST /comfygate/validate`` takes the body of ``POST /prompt`` and answers
   what that would, without queueing anything: ``{"outputs": [ids], "node_errors"}``
@@ -23,7 +24,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
-PARTS = ("names", "routes", "user_files")
+PARTS = ("names", "progress", "routes", "user_files")
 
 installed: list[str] = []
 """The parts that found what they need in this ComfyUI."""
