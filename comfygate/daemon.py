@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from zope.interface import implementer
 
 from comfygate.backend.attempt import Setup
 from comfygate.backend.commandline import Folders, Program
+from comfygate.backend.devices import nvml_uuids
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.managed import ManagedBackend
 from comfygate.backend.options import Options
-from comfygate.backend.readings import Readings
+from comfygate.backend.readings import Devices, Readings, call_in_thread
 from comfygate.backend.remote import RemoteBackend
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
@@ -70,9 +72,10 @@ class Daemon(Service):
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
-        self._readings = Readings()
+        sensors = Devices(dict(nvml_uuids(plan.devices)))
+        self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
         self._status = Status(self._telemetry())
-        self._events = Events(self._status, reactor)
+        self._events = Events(self._status, reactor, self._readings.refresh)
 
     def startService(self) -> None:
         """Open the ports, then start the backends behind them."""
@@ -94,6 +97,7 @@ class Daemon(Service):
         with self._log.failuresHandled("closing the ports"):
             self._reconciler.stop()
             self._events.close()
+            self._readings.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
             await self._control_port.stopListening()
@@ -105,6 +109,9 @@ class Daemon(Service):
         """End everything; fires when nothing is left."""
         super().stopService()  # type: ignore[no-untyped-call]
         return Deferred.fromCoroutine(self._stop())
+
+    def _pids(self) -> dict[int, int]:
+        return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
 
     def _gpu_ports(self) -> dict[int, int]:
         return {gate.gpu_ids[0]: gate.port for gate in self._plan.gates if gate.name.startswith("gpu-")}
@@ -129,6 +136,7 @@ class Daemon(Service):
             interrupts=Interrupts(self._books, self._plan.interrupt_policy),
             status=self._status,
             events=self._events,
+            readings=self._readings,
             operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
         )
 

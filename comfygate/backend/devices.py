@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from attrs import evolve, frozen
@@ -163,3 +163,11 @@ def _by_uuid(word: str, cards: Sequence[Card]) -> Card:
 
 def _text(value: str | bytes) -> str:
     return value.decode() if isinstance(value, bytes) else value
+
+
+def nvml_uuids(devices: Mapping[int, Device]) -> Iterator[tuple[int, str]]:
+    """Each gpu_id whose device is an accelerator, with the UUID that NVML knows it by."""
+    for gpu_id, device in devices.items():
+        uuid = device.environment.get("CUDA_VISIBLE_DEVICES")
+        if uuid:
+            yield gpu_id, uuid

@@ -102,7 +102,7 @@ class Events:
     _log = Logger()
 
     def __init__(
-        self, status: Status, clock: IReactorTime, watched: Callable[[], None] = lambda: None, most: int = MOST
+        self, status: Status, clock: IReactorTime, watched: Callable[[], object] = lambda: None, most: int = MOST
     ) -> None:
         self._status = status
         self._clock = clock

@@ -11,6 +11,7 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
+from comfygate.backend.readings import Readings
 from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
@@ -43,6 +44,7 @@ class Control:
     interrupts: Interrupts
     status: Status
     events: Events
+    readings: Readings
     operator: GateRouting
     page: StatusPage = field(factory=StatusPage.load)
 
@@ -122,6 +124,7 @@ class Control:
 
     async def get_status(self, gate: GateRouting, request: Request) -> Reply:
         """GET /comfygate/status: everything at a glance, the same on every port."""
+        await self.readings.refresh()
         encoded = self.status.dated(self.status.encoded())
         return evolve(Reply.text((encoded,)), headers=_JSON_OF_NOW)
 

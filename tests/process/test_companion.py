@@ -19,6 +19,7 @@ from comfygate.backend.commandline import Program
 from comfygate.backend.managed import ManagedBackend
 from comfygate.companion.custom_nodes.comfygate_companion import PARTS
 from comfygate.model import BackendState
+from tests.contract.comfyui_client import Listener
 from tests.gateway import request
 from tests.process.backends import Workshop
 
@@ -153,3 +154,42 @@ async def test_nothing_is_queued(backend: ManagedBackend) -> None:
     assert backend.address is not None
     history = await deferToThread(request, backend.address[1], "GET", "/history")
     assert history.json() == {}
+
+
+def watch_a_prompt(port: int) -> tuple[list[Any], list[Any]]:
+    """What a stock client and a monitor are told of a prompt that no client has sent."""
+    host = f"127.0.0.1:{port}"
+    prompt = {
+        "1": image(width=32, color=7),
+        "3": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "2": save("3", 0),
+    }
+    with (
+        Listener.open(host, "/ws?clientId=stock") as stock,
+        Listener.open(host, "/ws?clientId=comfygate-test") as monitor,
+    ):
+        body = {"prompt": prompt, "prompt_id": UUID.replace("5", "6"), "number": 0, "extra_data": {}}
+        assert request(port, "POST", "/prompt", body).status == 200
+        told: tuple[list[Any], list[Any]] = [], []
+        for listener, messages in zip((stock, monitor), told, strict=True):
+            while True:
+                message = listener.next()
+                messages.append(message)
+                waits = message["data"]["status"]["exec_info"]["queue_remaining"] if message["type"] == "status" else 1
+                if not waits and any(one["type"] == "progress_state" for one in messages):
+                    break
+        return told
+
+
+@pytest_twisted.ensureDeferred
+async def test_progress_is_told_to_us_and_to_nobody_else(backend: ManagedBackend) -> None:
+    assert backend.address is not None
+    stock, monitor = await deferToThread(watch_a_prompt, backend.address[1])
+    assert not [message for message in stock if message["type"].startswith("comfygate")]
+    told = [message["data"] for message in monitor if message["type"] == "comfygate.progress"]
+    assert {one["prompt_id"] for one in told} == {UUID.replace("5", "6")}
+    assert [one["node_type"] for one in told] == [None, "EmptyImage", "ImageInvert", "SaveImage", None]
+    assert {one["nodes_total"] for one in told} == {3}
+    assert (told[-1]["ended"], told[-1]["nodes_done"]) == (True, 3)
+    assert [message for message in monitor if message["type"] != "comfygate.progress"][1:] == stock[1:]
+    assert backend.progress is None

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.contract.comfyui_client import Listener
 from tests.gateway import Gateway, eventually, request, running, workflow
 
 UNLIMITED = "rate = 0\n"
@@ -70,6 +71,10 @@ def status(port: int) -> Any:
     return answer.json()
 
 
+def steady(gpu: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in gpu.items() if key != "process_memory"}
+
+
 def submit(port: int, prompt: dict[str, Any] | None = None, **more: Any) -> str:
     answer = request(port, "POST", "/prompt", {"prompt": prompt or workflow(), **more})
     assert answer.status == 200, answer
@@ -99,8 +104,9 @@ def test_the_same_on_every_port(gateway: Gateway) -> None:
     assert [gpu["port"] for gpu in found["gpus"]] == list(gateway.ports)
     assert found["totals"]["gpus"] == found["totals"]["ready"] == found["totals"]["idle"] == 2
     assert found["started"] <= found["gpus"][0]["since"] <= found["time"]
+    assert all(gpu["process_memory"] > 10_000_000 and gpu["memory"] is None for gpu in found["gpus"])
     for port in gateway.ports:
-        assert status(port)["gpus"] == found["gpus"]
+        assert [steady(gpu) for gpu in status(port)["gpus"]] == [steady(gpu) for gpu in found["gpus"]]
     head = request(gateway.hub, "HEAD", "/comfygate/events")
     assert (head.status, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
@@ -204,3 +210,17 @@ def test_progress_of_a_prompt_that_no_client_listens_to(gateway: Gateway) -> Non
         later = hub.until(lambda s: s["gpus"][0]["job"]["value"] > job["value"])
         assert later["gpus"][0]["job"]["value"] <= 80
         hub.until(lambda s: s["gpus"][0]["job"] is None)
+
+
+def test_clients_are_told_no_more_than_comfyui_tells_them(gateway: Gateway) -> None:
+    with Listener.open(f"127.0.0.1:{gateway.ports[0]}", "/ws?clientId=stock") as stock:
+        submit(gateway.ports[0], workflow(0.5))
+        types: set[str] = set()
+        remaining = 1
+        while remaining or "progress_state" not in types:
+            message = stock.next()
+            assert isinstance(message, dict)
+            types.add(message["type"])
+            if message["type"] == "status":
+                remaining = message["data"]["status"]["exec_info"]["queue_remaining"]
+        assert types == {"status", "progress_state", "progress"}
