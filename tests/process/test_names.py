@@ -57,8 +57,9 @@ def protected(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @contextmanager
 def gpus(folder: Path, target: Target, more: str = "") -> Iterator[Gateway]:
-    config = f"{target.config}rate = 0\noutput_dir = {folder / 'output'}\n{more}"
-    (folder / "output").mkdir()
+    config = f"{target.config}rate = 0\noutput_dir = {folder / 'output'}\ninput_dir = {folder / 'input'}\n{more}"
+    for name in ("input", "output"):
+        (folder / name).mkdir()
     with running(folder, config, gpus=target.gpus) as gateway:
         yield gateway
 
