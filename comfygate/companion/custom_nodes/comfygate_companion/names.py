@@ -12,7 +12,6 @@ import functools
 import importlib
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from .callers import Caller, look
+from .places import BATCH_NUMBER, Place, is_below, numbers_in, place_of
 from .ranges import Range, Registry, Unavailable, key_of
 
 VARIABLE = "COMFYGATE_NAMES"
@@ -32,9 +32,6 @@ FIRST_FILE = 1.0
 POLL = 0.01
 MOST_HELD = 1000
 MOST_TRIES = 5
-
-BATCH_NUMBER = "%batch_num%"
-"""What SaveImage and its like replace by the picture's index in the batch."""
 
 logger = logging.getLogger("comfygate")
 
@@ -48,7 +45,7 @@ def install(parts: list[str]) -> None:
     folder_paths = importlib.import_module("folder_paths")
     queue = importlib.import_module("execution").PromptQueue
     original, task_done = folder_paths.get_save_image_path, queue.task_done
-    names = Names(registry(), original, folder_paths.get_temp_directory, "execution")
+    names = Names(registry(), original, folder_paths.get_temp_directory, "execution", executing_context())
 
     @functools.wraps(task_done)
     def release(*args: Any, **kwargs: Any) -> Any:
@@ -63,6 +60,15 @@ def install(parts: list[str]) -> None:
                 setattr(module, name, names.get_save_image_path)
 
 
+def executing_context() -> Callable[[], Any]:
+    """ComfyUI's function that tells which node is executed; in versions that have none, one that does not know."""
+    try:
+        found: Callable[[], Any] = importlib.import_module("comfy_execution.utils").get_executing_context
+    except (ImportError, AttributeError):
+        return lambda: None
+    return found
+
+
 def registry() -> Registry:
     """The one that all ComfyUIs of this ComfyGate share.
 
@@ -75,22 +81,23 @@ def registry() -> Registry:
     return Registry(folder)
 
 
-class Place(NamedTuple):
-    """What ``get_save_image_path`` answers, in its order."""
-
-    folder: str
-    filename: str
-    number: int
-    subfolder: str
-    prefix: str
-
-
 class Held(NamedTuple):
-    """A range of ours, the thread that asked for it, and the frame of the function that did, if that tells anything."""
+    """A range of ours, and what tells whether the function that asked for it has ended.
+
+    :ivar frame: the identity of its frame; a later one may have the same.
+    :ivar call: stands for this one execution of a node; None if ComfyUI does not tell.
+    """
 
     range: Range
     thread: int
     frame: int | None
+    call: Any
+
+    def has_ended(self, thread: int, caller: Caller, call: Any) -> bool:
+        """Whether it has, now that `caller` asks in `thread`; False if that cannot be told."""
+        if self.thread != thread or self.frame is None:
+            return False
+        return self.frame not in caller.stack or (self.call is not None and call is not None and self.call is not call)
 
 
 class Names:
@@ -99,12 +106,19 @@ class Names:
     :param original: what it was.
     :param temp: names the folder that no other process saves in.
     :param executor: name of the module that runs nodes.
+    :param executing: returns an object that is another for each execution of a node, or None.
     """
 
     def __init__(
-        self, registry: Registry, original: Callable[..., Any], temp: Callable[[], str], executor: str
+        self,
+        registry: Registry,
+        original: Callable[..., Any],
+        temp: Callable[[], str],
+        executor: str,
+        executing: Callable[[], Any] = lambda: None,
     ) -> None:
         self._registry = registry
+        self._executing = executing
         self._held: list[Held] = []
         self._lock = threading.Lock()
         self._warned = False
@@ -136,11 +150,9 @@ class Names:
 
     def _release_ended(self, caller: Caller) -> None:
         """Give up what nodes of this thread held that have ended since."""
-        thread = threading.get_ident()
+        thread, call = threading.get_ident(), self._executing()
         with self._lock:
-            kept = [
-                held for held in self._held if held.thread != thread or held.frame is None or held.frame in caller.stack
-            ][-MOST_HELD:]
+            kept = [held for held in self._held if not held.has_ended(thread, caller, call)][-MOST_HELD:]
             given_up, self._held = [held for held in self._held if held not in kept], kept
         for held in given_up:
             self._registry.release(held.range)
@@ -192,18 +204,8 @@ class Names:
         start = max([least, *(other.end for other in ranges)])
         reserved = self._registry.reserve(key, start, caller.extent, -1 if caller.trusted else highest)
         with self._lock:
-            self._held.append(Held(reserved, threading.get_ident(), caller.frame))
+            self._held.append(Held(reserved, threading.get_ident(), caller.frame, self._executing()))
         return place._replace(number=start)
-
-
-def place_of(answer: Any) -> Place:
-    """Check what ComfyUI's function answered.
-
-    :raises Unavailable: it has another form in this version.
-    """
-    if not isinstance(answer, tuple) or len(answer) != len(Place._fields) or not isinstance(answer[2], int):
-        raise Unavailable("get_save_image_path has a form that is not known")
-    return Place(*answer)
 
 
 def look_or_guess(asking: FrameType, executor: str) -> Caller:
@@ -213,21 +215,3 @@ def look_or_guess(asking: FrameType, executor: str) -> Caller:
     except Exception:
         logger.warning("[comfygate] cannot tell how many files a node will save", exc_info=True)
         return Caller()
-
-
-def numbers_in(place: Place) -> list[int]:
-    """The numbers of all files under a name, whatever follows the number: some nodes have patterns of their own."""
-    stem = re.escape(os.path.normcase(place.filename)).replace(BATCH_NUMBER, r"\d+")
-    pattern = re.compile(rf"{stem}_(\d{{1,18}})(?!\d)")
-    try:
-        names = os.listdir(place.folder)
-    except OSError:
-        return []
-    found = (pattern.match(os.path.normcase(name)) for name in names)
-    return [int(match[1]) for match in found if match]
-
-
-def is_below(path: str, folder: str) -> bool:
-    """Whether `path` is `folder` or lies in it."""
-    path, folder = os.path.abspath(path), os.path.abspath(folder)
-    return path == folder or path.startswith(os.path.join(folder, ""))
