@@ -19,6 +19,7 @@ class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
     :param prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar removing: ids that a backend is being told to take out of its queue.
     """
 
     _log = Logger()
@@ -30,6 +31,7 @@ class Books:
         self.ledger = ledger
         self.gates = {gate.name: gate for gate in gates}
         self.clock = clock
+        self.removing: set[str] = set()
         self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False

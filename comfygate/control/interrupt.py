@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, GateError
 from comfygate.interfaces import IBackend, IComfyUI, IInterruptPolicy
-from comfygate.model import JobState
+from comfygate.model import BackendQueue, JobState
 from comfygate.routing.assignment import GateRouting
 
 _SENDING_PATIENCE = 10.0
@@ -144,16 +144,27 @@ class Interrupts:
         client = self._books.fleet.client(gpu_id)
         queue = await client.queue()
         if prompt_id in queue.pending:
-            # It may start before it is deleted, so the queue is asked again.
-            await client.delete([prompt_id])
-            queue = await client.queue()
+            queue = await self._delete(client, [prompt_id])
             if prompt_id not in queue.running:
-                await self._note_removed(client, prompt_id)
                 return "pending"
         if prompt_id in queue.running:
             await client.interrupt(prompt_id)
             return "running"
         return None
+
+    async def _delete(self, client: IComfyUI, prompt_ids: list[str]) -> BackendQueue:
+        """Take prompts out of a backend's queue, and say what is in it afterwards: some may have started before."""
+        new = frozenset(prompt_ids) - self._books.removing
+        self._books.removing.update(new)
+        try:
+            await client.delete(prompt_ids)
+            queue = await client.queue()
+            for prompt_id in prompt_ids:
+                if prompt_id not in queue.running:
+                    await self._note_removed(client, prompt_id)
+            return queue
+        finally:
+            self._books.removing -= new
 
     async def _note_removed(self, client: IComfyUI, prompt_id: str) -> None:
         if self._ledger.held(prompt_id) is None or await client.history(prompt_id) is not None:
@@ -182,8 +193,4 @@ class Interrupts:
         doomed = [prompt_id for prompt_id in queue.pending if wanted is None or prompt_id in wanted]
         if not doomed:
             return
-        await client.delete(doomed)
-        left = (await client.queue()).running
-        for prompt_id in doomed:
-            if prompt_id not in left:
-                await self._note_removed(client, prompt_id)
+        await self._delete(client, doomed)

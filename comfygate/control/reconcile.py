@@ -162,6 +162,8 @@ class Reconciler:
             self._try_again(held, blamed=True)
         elif held.gpu_id in self._doubted:
             self._try_again(held, blamed=blamed)
+        elif held.job.prompt_id in self._books.removing:
+            self._ledger.end(held.job.prompt_id, JobState.CANCELLED)
         else:
             self._log.warn(
                 "{prompt_id} is gone from GPU {gpu_id}: someone asked ComfyUI itself to remove it",

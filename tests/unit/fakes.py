@@ -44,6 +44,7 @@ class FakeClient:
     :ivar asked: the names of all methods that were called.
     :ivar pause: what every answer waits for.
     :ivar before: called before an answer, by the method's name; may raise.
+    :ivar after: called when it is done, by the method's name.
     """
 
     items: list[Any] = field(factory=list)
@@ -58,6 +59,7 @@ class FakeClient:
     asked: list[str] = field(factory=list)
     pause: Deferred[None] | None = None
     before: dict[str, Callable[[], object]] = field(factory=dict)
+    after: dict[str, Callable[[], object]] = field(factory=dict)
 
     async def validate(self, body: bytes) -> FakeAnswer:
         await self._ready("validate")
@@ -94,6 +96,7 @@ class FakeClient:
     async def delete(self, prompt_ids: list[str]) -> None:
         await self._ready("delete")
         self.items[1:] = [item for item in self.items[1:] if item[1] not in prompt_ids]
+        self.after.get("delete", lambda: None)()
 
     async def _ready(self, method: str) -> None:
         self.asked.append(method)

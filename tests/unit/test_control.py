@@ -492,6 +492,21 @@ def test_a_stranger_is_found_wherever_it_runs() -> None:
     assert house.backends[0].client.interrupted == []
 
 
+def test_a_job_that_we_took_out_ourselves_was_cancelled_whoever_sees_first_that_it_is_gone() -> None:
+    house = House(gpus=1)
+    submit(house, house.hub)
+    second = submit(house, house.hub)["prompt_id"]
+    backend = house.backends[0]
+    backend.tell()
+    house.turn()
+    # The backend says that its queue changed before the interrupt has asked it once more.
+    backend.client.after["delete"] = backend.tell
+    assert now(house.interrupts.prompt(second)).state == "pending"
+    ended = house.ledger.ended(second)
+    assert ended is not None
+    assert ended.state is JobState.CANCELLED
+
+
 def test_clear_and_delete_touch_pending_jobs_of_the_gate_only() -> None:
     house = House()
     mine = [submit(house, house.gates[0])["prompt_id"] for _ in range(4)]
