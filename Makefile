@@ -1,7 +1,7 @@
 # make run, make test: all they need is Python 3.11 or later, with venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-real lint docs clean
+.PHONY: help run smoke test test-real lint docs clean
 
 CONFIG ?= etc/demo.ini
 TESTS ?=
@@ -19,13 +19,17 @@ help: ## this list
 run: .venv/installed-run ## four simulated GPUs and the hub in the foreground; Ctrl-C ends all (CONFIG=file: another configuration)
 	@exec $(BIN)/twistd -n --pidfile= comfygate --config '$(CONFIG)'
 
+smoke: .venv/installed-run ## ask every port of a running ComfyGate for everything once
+	@$(BIN)/comfygate-smoke
+
 test: lint ## the whole suite (TESTS=tests/unit: a part of it)
 	$(BIN)/python -m pytest $(TESTS)
 
 test-real: .venv/installed-test ## the contract suite against the real ComfyUI in $COMFYUI_HOME (run by $COMFYUI_PYTHON)
 	@test -f "$${COMFYUI_HOME:?is not set: name the folder of a ComfyUI that runs on this machine}/main.py" || \
 		{ echo "There is no main.py in $$COMFYUI_HOME: set COMFYUI_HOME to ComfyUI's folder."; exit 1; }
-	$(BIN)/python -m pytest tests/contract tests/process/test_companion.py
+	$(BIN)/python -m pytest tests/contract tests/process/test_companion.py tests/process/test_names.py \
+		tests/process/test_uploads.py tests/process/test_user_folder.py
 
 lint: .venv/installed-test ## style and types
 	$(BIN)/ruff check
