@@ -30,6 +30,7 @@ from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
+from comfygate.control.metrics import Metrics
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
@@ -137,6 +138,7 @@ class Daemon(Service):
             status=self._status,
             events=self._events,
             readings=self._readings,
+            metrics=Metrics(self._telemetry()),
             operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
         )
 

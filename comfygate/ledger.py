@@ -209,6 +209,10 @@ class Ledger:
             return []
         return sorted((job for job in self.waiting if job.expected == gpu_id), key=lambda job: job.order)
 
+    def expected_count(self, gpu_id: int) -> int:
+        """How many waiting jobs are listed under a GPU."""
+        return self._expected[gpu_id]
+
     def listing(self, gpu_id: int) -> Listing:
         """What a GPU's queue shows."""
         rows = [(held.job.order, held.state is JobState.RUNNING, held.job.item) for held in self.held_by(gpu_id)]

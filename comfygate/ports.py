@@ -101,7 +101,7 @@ class Ports:
         for name, listening in sockets.items():
             limits = Limits(connections=self._config.max_connections, admit=SPARE + gates[name].max_wait)
             gate = self._gate(gates[name])
-            factory = GateFactory(self._site(gate), self._reactor, limits, name=name)
+            factory = GateFactory(self._site(gate), self._reactor, limits, name=name, tally=gate.bridges.tally)
             port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
             listening.close()
             self._ports.append(Port(gate, factory, port, gates[name].port))

@@ -19,6 +19,7 @@ _CONTROL = {
 }
 _READ = frozenset({b"GET", b"HEAD"})
 _OURS = b"/comfygate"
+_METRICS = b"/metrics"
 _HISTORY = re.compile(rb"/history/[^{}/]+", re.DOTALL)  # as aiohttp matches /history/{prompt_id}
 
 
@@ -35,6 +36,8 @@ class Kind(Enum):
     WEBSOCKET = "websocket"
     GATE = "gate"  #: what only ComfyGate has
     OTHER = "other"  #: pages, node definitions, and whatever custom nodes add
+
+    __hash__ = object.__hash__  # that of Enum runs Python code, for each request that is counted
 
 
 _KINDS = {
@@ -75,10 +78,19 @@ def classify(method: bytes, path: bytes, *, several: bool) -> Route:
         takes a method in any case for the one in upper case.
     :param path: the request target up to its query, as received.
     :param several: whether the gate's set may hold several backends, so that
-        a history has to be looked for.
+        a history has to be looked for, and no backend's own metrics are meant.
     """
     method, plain = method.upper(), plain_path(path)
-    return Route(method, plain, _kind(plain), _is_control(method, plain, several))
+    control = _is_control(method, plain, several)
+    return Route(method, plain, Kind.GATE if control and plain == _METRICS else _kind(plain), control)
+
+
+def kind_of(path: bytes) -> Kind:
+    """What a request is about.
+
+    :param path: the request target up to its query, as received.
+    """
+    return _kind(plain_path(path))
 
 
 def plain_path(path: bytes) -> bytes:
@@ -103,7 +115,7 @@ def _is_control(method: bytes, path: bytes, several: bool) -> bool:
         return method in methods
     if path == _OURS or path.startswith(_OURS + b"/"):
         return True
-    return several and method in _READ and _HISTORY.fullmatch(path) is not None
+    return several and method in _READ and (path == _METRICS or _HISTORY.fullmatch(path) is not None)
 
 
 class Metering:

@@ -171,12 +171,12 @@ class Readings:
         now = self._clock.seconds()
         if self._closed or now - self._read_at < FRESH or (self._under_way and self._late is None):
             return succeed(None)
+        waiting: Deferred[None] = Deferred()
+        self._waiting.append(waiting)
         if not self._under_way:
             self._under_way = True
             self._late = self._clock.callLater(TIME_OUT, self._time_out)
             self._call(partial(self._sensors.read, self._pids())).addCallbacks(self._read, self._failed)
-        waiting: Deferred[None] = Deferred()
-        self._waiting.append(waiting)
         return waiting
 
     def close(self) -> None:

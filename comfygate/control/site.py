@@ -18,6 +18,7 @@ from comfygate.control.books import Books
 from comfygate.control.events import Events
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
+from comfygate.control.metrics import Metrics
 from comfygate.control.replies import Reply, Stream, respond
 from comfygate.control.status import Status
 from comfygate.errors import GateError
@@ -45,6 +46,7 @@ class Control:
     status: Status
     events: Events
     readings: Readings
+    metrics: Metrics
     operator: GateRouting
     page: StatusPage = field(factory=StatusPage.load)
 
@@ -62,6 +64,8 @@ class Control:
             (b"POST", b"/interrupt"): self.post_interrupt,
             (b"GET", b"/comfygate/status"): self.get_status,
             (b"GET", b"/comfygate/events"): self.get_events,
+            (b"GET", b"/comfygate/metrics"): self.get_metrics,
+            (b"GET", b"/metrics"): self.get_metrics,
         }
         found = table.get((b"GET" if method == b"HEAD" else method, path))
         if found is None and path.startswith(b"/history/") and method in (b"GET", b"HEAD"):
@@ -131,6 +135,13 @@ class Control:
     async def get_events(self, gate: GateRouting, request: Request) -> Stream:
         """GET /comfygate/events: the status, again and again."""
         return self.events.stream()
+
+    async def get_metrics(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /metrics: everything that is counted, the same on every port."""
+        await self.readings.refresh()
+        accept = request.getHeader("Accept") or ""
+        body, content_type = self.metrics.text(accept)
+        return Reply(200, (body,), ((b"Content-Type", content_type), (b"Cache-Control", b"no-store")))
 
 
 class Root(Resource):

@@ -14,6 +14,7 @@ from comfygate.gate.bridged_client import RESTARTING, Address, BridgedClient
 from comfygate.gate.client_leg import client_factory
 from comfygate.gate.sessions import Sessions
 from comfygate.gate.sockets import tcp_endpoint
+from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
@@ -26,6 +27,7 @@ class Bridges:
     :param status: knows how many prompts are left.
     :param sessions: shared by all gates over the same backends.
     :param endpoint: how to reach a backend's address.
+    :param tally: counts what clients send and are sent.
     :ivar clients: how many client legs are open.
     """
 
@@ -37,7 +39,9 @@ class Bridges:
         sessions: Sessions,
         limits: Limits | None = None,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
+        tally: Tally | None = None,
     ) -> None:
+        self.tally = tally or Tally()
         self.limits = limits or Limits()
         self.clock = clock
         self.status = status

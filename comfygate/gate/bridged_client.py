@@ -16,6 +16,7 @@ from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
 from comfygate.gate.sessions import Link, Session, Sessions
 from comfygate.gate.status_message import FINAL, prompt_id_of, status_message, with_remaining
+from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
@@ -38,6 +39,7 @@ class Port(Shape):
     endpoint: Callable[[str, int], IStreamClientEndpoint]
     closing: bool
     clients: int
+    tally: Tally
 
     def link_made(self, link: Hashable) -> None:
         """A backend leg exists."""
@@ -61,7 +63,7 @@ class BridgedClient:
     def __init__(self, gate: Port, head: RequestHead, gpu_id: int, address: Address) -> None:
         limits = gate.limits
         self.gpu_id = gpu_id
-        self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close)
+        self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
         self._gate = gate
         self._address = address
         self._wanted = Wanted.from_head(head, *address)

@@ -17,8 +17,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from comfygate.errors import GateError
+from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, ending_of
 from comfygate.http1 import request_head_end
+from comfygate.routes import Kind
 
 _EARLY = 64 * 1024
 """Bytes that a client may send before it is answered."""
@@ -53,8 +55,11 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
     :ivar writable: whether what was sent has been taken.
     """
 
-    def __init__(self, owner: ClientSide, handshake: bytes, clock: IReactorTime, close_timeout: float) -> None:
+    def __init__(
+        self, owner: ClientSide, handshake: bytes, clock: IReactorTime, close_timeout: float, tally: Tally
+    ) -> None:
         super().__init__()
+        self._tally = tally
         self._owner = owner
         self._handshake: bytes | None = handshake
         self._refusal: GateError | None = None
@@ -88,6 +93,8 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
             handshake, self._handshake = self._handshake, None
             self._dataReceived(handshake)
             data = data[request_head_end(data) :]
+        else:  # whoever had the connection before has counted what came with the request
+            self._tally.received += len(data)
         if self.state != self.STATE_CONNECTING:
             self._dataReceived(data)
             return
@@ -108,7 +115,13 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
             head = struct.pack(">BBH", first, 126, size)
         else:
             head = struct.pack(">BBQ", first, 127, size)
+        self._tally.sent += len(head) + size
         self.transport.writeSequence((head, payload))
+
+    def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
+        """Write what Autobahn has made: handshakes and control frames."""
+        self._tally.sent += len(data)
+        super().sendData(data, sync, chopsize)
 
     def read(self, reading: bool) -> None:
         """Go on, or stop, reading from the client."""
@@ -124,6 +137,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Tell the owner."""
+        self._tally.requests[Kind.WEBSOCKET, 101] += 1
         self.transport.resumeProducing()
         self._owner.client_opened()
 
@@ -167,6 +181,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
         """Refuse the handshake in the shape of all other refusals."""
         refusal = self._refusal or _refusal(code, reason)
         body = refusal.body()
+        self._tally.requests[Kind.WEBSOCKET, refusal.status] += 1
         lines = [b"HTTP/1.1 %d %s" % (refusal.status, responses.get(refusal.status, "Refused").encode())]
         lines += [b"%s: %s" % header for header in refusal.headers()]
         lines += [f"{name}: {value}".encode() for name, value in responseHeaders or ()]

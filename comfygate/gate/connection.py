@@ -21,6 +21,7 @@ from comfygate.gate.limits import Limits
 from comfygate.gate.relay import Exchange
 from comfygate.gate.site import Answer, Decision, IGateSite, Relay, Upgrade
 from comfygate.gate.sockets import Wire, is_dead, peer_ip, tune
+from comfygate.gate.tally import Tally
 from comfygate.http1 import (
     BodyDecoder,
     Length,
@@ -32,6 +33,7 @@ from comfygate.http1 import (
     request_head_end,
     serialise_response,
 )
+from comfygate.routes import Kind, kind_of
 
 log = Logger()
 
@@ -44,6 +46,7 @@ class Port(Shape):
     limits: Limits
     stopping: bool
     requests: int
+    tally: Tally
 
     def left(self, connection: GateConnection) -> None:
         """`connection` is closed, or somebody else's now."""
@@ -78,6 +81,8 @@ class GateConnection(Protocol):
         self._port = port
         self._limits = port.limits
         self._refusal = refusal
+        self._tally = port.tally
+        self._kind = Kind.OTHER
         self._wire: Wire
         self._state = State.HEAD
         self._head: RequestHead | None = None
@@ -117,6 +122,7 @@ class GateConnection(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         """Bytes came from the client."""
+        self._tally.received += len(data)
         if self._takes_body():
             self._feed(data)
         elif self._state is State.LINGERING:
@@ -263,6 +269,7 @@ class GateConnection(Protocol):
         match decision:
             case Relay():
                 self._state = State.RELAYING
+                self._kind = decision.kind
                 self._exchange = Exchange(self, head, decision, self._port.clock, self._limits)
                 self._exchange.start()
             case Answer():
@@ -329,8 +336,13 @@ class GateConnection(Protocol):
 
     # What the exchange tells (Client).
 
+    def answered(self, status: int) -> None:
+        """The answer begins."""
+        self._tally.requests[self._kind, status] += 1
+
     def send(self, pieces: list[bytes]) -> None:
         """Write to the client."""
+        self._tally.sent += sum(map(len, pieces))
         self._wire.writeSequence(pieces)
 
     def body_wanted(self) -> None:
@@ -387,7 +399,9 @@ class GateConnection(Protocol):
             head is not None and head.keep_alive and not close and not self._port.stopping and self._drainable(head)
         )
         option = connection_option((1, 1) if head is None else head.version, keep_alive)
-        self._wire.write(render(answer, option, with_body=head is None or head.method != b"HEAD"))
+        self._kind = Kind.OTHER if head is None else kind_of(head.path)
+        self.answered(answer.status)
+        self.send([render(answer, option, with_body=head is None or head.method != b"HEAD")])
         if not keep_alive:
             if head is not None and self.body.finished and not self._buffer:
                 self._close()
@@ -434,7 +448,7 @@ class GateConnection(Protocol):
         waits = self._exchange is not None and not self._exchange.answering
         if waits and not self._probed and self._head is not None and self._head.version == (1, 1):
             self._probed = True
-            self._wire.write(serialise_response(100, b"Continue", ()))
+            self.send([serialise_response(100, b"Continue", ())])
         self._probe_at = self._port.clock.seconds() + self._limits.half_closed
 
     # Ends.

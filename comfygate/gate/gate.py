@@ -28,7 +28,7 @@ GATE_HEADER = b"X-ComfyGate-Gate"
 # What the gate says itself, or must not be said by a client.
 _NOT_PASSED = frozenset({b"origin", GATE_HEADER.lower()})
 # All that the control plane reads; so nothing else can reach its parser or its bounds.
-_FOR_CONTROL = frozenset({b"content-length", b"expect", b"if-none-match", b"x-target-gpu"})
+_FOR_CONTROL = frozenset({b"accept", b"content-length", b"expect", b"if-none-match", b"x-target-gpu"})
 
 _OUR_SILENCE = 60.0
 """Seconds that our own routes may be silent, however little a backend may."""
@@ -91,7 +91,7 @@ class Gate:
         self._clock = clock
         self._buckets = Buckets(facts.rate, facts.burst)
         self._metering = Metering(facts.metered)
-        self._several = len(facts.gpu_ids) > 1
+        self._several = len(facts.gpu_ids) > 1 or not facts.name.startswith("gpu-")
 
     def admit(self, head: RequestHead, peer: str) -> Decision | Deferred[Decision]:
         """See :class:`comfygate.gate.site.IGateSite`."""
@@ -144,6 +144,7 @@ class Gate:
                 extra_headers=((GATE_HEADER, self.facts.name.encode("ascii")),),
                 max_body=self.facts.max_prompt,
                 backend_timeout=self._patience(route),
+                kind=route.kind,
             )
         backend = self._backend(route)
         return Relay(
@@ -152,6 +153,7 @@ class Gate:
             drop_headers=_NOT_PASSED,
             max_body=self.facts.max_body or None,
             backend_timeout=self.facts.backend_timeout,
+            kind=route.kind,
             turn=self._turn(route, backend),
         )
 

@@ -57,6 +57,9 @@ class Client(Shape):
     def closing(self) -> bool:
         """Whether the connection ends with this exchange in any case."""
 
+    def answered(self, status: int) -> None:
+        """The answer begins."""
+
     def send(self, pieces: list[bytes]) -> None:
         """Write to the client."""
 
@@ -339,6 +342,7 @@ class Exchange:
             and (self._chunks_out or not unbounded)
         )
         headers = self._answer_headers(answer)
+        self._client.answered(answer.status)
         self._client.send([serialise_response(answer.status, answer.reason, headers)])
 
     def _answer_headers(self, answer: ResponseHead) -> Headers:

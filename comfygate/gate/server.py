@@ -26,14 +26,20 @@ class GateFactory(Factory):
     :param site: decides about each request.
     :param clock: times all waits.
     :param name: what the log calls the port.
+    :param tally: counts what passes.
     :ivar requests: requests begun so far.
-    :ivar tally: what it counts.
     """
 
     noisy = False
 
     def __init__(
-        self, site: IGateSite, clock: IReactorTime, limits: Limits | None = None, *, name: str = "gate"
+        self,
+        site: IGateSite,
+        clock: IReactorTime,
+        limits: Limits | None = None,
+        *,
+        name: str = "gate",
+        tally: Tally | None = None,
     ) -> None:
         self.site = site
         self.name = name
@@ -41,7 +47,7 @@ class GateFactory(Factory):
         self.limits = limits or Limits()
         self.stopping = False
         self.requests = 0
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self._connections: set[GateConnection] = set()
         self._stopped: Deferred[None] | None = None
         self._grace: IDelayedCall | None = None

@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IProtocol, ITransport
 from zope.interface import Interface
 
 from comfygate.http1 import Headers, RequestHead
+from comfygate.routes import Kind
 
 if TYPE_CHECKING:
     from comfygate.gate.pool import UpstreamPool
@@ -34,6 +35,7 @@ class Relay:
     :ivar withheld: names (lower case) of fields of the answer that the client is not told.
     :ivar max_body: bytes of body beyond which the answer is 413.
     :ivar backend_timeout: seconds without a sign of life from it.
+    :ivar kind: what the request counts as.
     :ivar turn: if given, the end of the request's body waits for it.
     """
 
@@ -46,6 +48,7 @@ class Relay:
     withheld: frozenset[bytes] = frozenset()
     max_body: int | None = None
     backend_timeout: float = 300.0
+    kind: Kind = Kind.OTHER
     turn: Turn | None = None
 
 

@@ -96,7 +96,7 @@ def test_what_must_be_understood_goes_to_the_control_plane_under_this_gates_name
     assert decision.pool is port.control
     assert decision.extra_headers == ((GATE_HEADER, b"gpu-1"),)
     assert decision.max_body == 1000
-    assert decision.only_headers == {b"content-length", b"expect", b"if-none-match", b"x-target-gpu"}
+    assert decision.only_headers == {b"accept", b"content-length", b"expect", b"if-none-match", b"x-target-gpu"}
     assert port.refusal("POST /prompt", **{"Content-Encoding": "gzip"}).status == 415
     assert isinstance(port.ask("POST /interrupt", **{"Content-Encoding": "identity"}), Relay)
 
