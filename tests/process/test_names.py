@@ -34,6 +34,32 @@ class Target:
 
 
 SIMULATOR = Target("comfyui = simulator\ndevices = cpu*4\n", 4)
+LISTING_NODE = """
+import os, re, folder_paths
+
+class SaveByListing:
+    \"\"\"Numbers its files by what it finds in the folder, and overwrites what is there, as some video nodes do.\"\"\"
+
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "save", True, "test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"images": ("IMAGE",), "filename_prefix": ("STRING", {})}}
+
+    def save(self, images, filename_prefix):
+        folder, filename, _, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        found = [re.fullmatch(re.escape(filename) + r"_(\\d+)\\D*\\..+", name) for name in os.listdir(folder)]
+        number = max((int(match[1]) for match in found if match), default=0) + 1
+        name = f"{filename}_{number:05}.txt"
+        with open(os.path.join(folder, name), "w") as file:
+            file.write(str(images.shape))
+        return {"ui": {"images": [{"filename": name, "subfolder": subfolder, "type": "output"}]}}
+
+NODE_CLASS_MAPPINGS = {"SaveByListing": SaveByListing}
+"""
+
 COMFYUI = Target(f"comfyui = {HOME}\npython = {PYTHON}\ndevices = cpu*2\n", 2)
 
 
@@ -129,6 +155,29 @@ def test_no_two_jobs_get_the_same_file(protected: Gateway, count: int, batch: in
     assert names == {f"ComfyUI_{number:05}_.png" for number in range(1, count * batch + 1)}
     left = [path for path in (protected.folder / "state" / "names").glob("*/*") if path.parent.name != "owners"]
     assert left == []
+
+
+@pytest.mark.skipif(not HOME, reason="COMFYUI_HOME names no ComfyUI")
+@pytest.mark.parametrize("prefixes", [("ComfyUI", "ComfyUI"), ("pictures", "texts")], ids=["shared", "apart"])
+def test_nodes_of_every_kind_at_once(tmp_path: Path, prefixes: tuple[str, str]) -> None:
+    """One file a picture, one file of many pictures, and numbers that the node finds by itself."""
+    (tmp_path / "nodes").mkdir()
+    (tmp_path / "nodes" / "listing.py").write_text(LISTING_NODE)
+    (tmp_path / "nodes.yaml").write_text(f"test:\n  custom_nodes: {tmp_path / 'nodes'}\n")
+    count = 60
+    with gpus(tmp_path, COMFYUI, f"arguments = --extra-model-paths-config {tmp_path / 'nodes.yaml'}\n") as gateway:
+        prompts = [picture(number, prefixes[0], batch=3) for number in range(count)]
+        for prompt in prompts:
+            inputs = {"images": ["1", 0], "filename_prefix": prefixes[0]}
+            movie = {**inputs, "fps": 5.0, "lossless": True, "quality": 80, "method": "fastest"}
+            prompt["2"] = {"class_type": "SaveAnimatedWEBP", "inputs": movie}
+            prompt["3"] = {"class_type": "SaveByListing", "inputs": {**inputs, "filename_prefix": prefixes[1]}}
+        saved = save_all(gateway, prompts)
+    assert len(saved) == len({one.path for one in saved}) == count * 5
+    check([one for one in saved if one.path.suffix == ".png"])
+    assert all(one.path.exists() for one in saved)
+    # What a picture and a movie were given is one number each, so none was used twice for the two.
+    assert len({one.path.stem for one in saved if one.path.suffix != ".txt"}) == count * 4
 
 
 def test_without_the_companion_pictures_are_lost(target: Target, tmp_path: Path) -> None:
