@@ -173,7 +173,7 @@ def watch_a_prompt(port: int) -> tuple[list[Any], list[Any]]:
         told: tuple[list[Any], list[Any]] = [], []
         for listener, messages in zip((stock, monitor), told, strict=True):
             while True:
-                message = listener.next()
+                message: Any = listener.next()
                 messages.append(message)
                 waits = message["data"]["status"]["exec_info"]["queue_remaining"] if message["type"] == "status" else 1
                 if not waits and any(one["type"] == "progress_state" for one in messages):
