@@ -281,7 +281,7 @@ def save_at_once(folder: Path, state: str, node: str, processes: int, count: int
     return [name for names in printed for name in names], sum(saver.returncode != 0 for saver in savers)
 
 
-@pytest.mark.parametrize(("node", "count", "files"), [("counting", 200, 600), ("listing", 40, 40)])
+@pytest.mark.parametrize(("node", "count", "files"), [("counting", 200, 600), ("listing", 150, 150)])
 def test_processes_that_save_at_once(tmp_path: Path, node: str, count: int, files: int) -> None:
     saved, failed = save_at_once(tmp_path, str(tmp_path / "names"), node, 3, count)
     assert failed == 0
