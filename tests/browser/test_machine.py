@@ -83,7 +83,10 @@ def test_idle_busy_and_full_as_it_happens(page: Window, gateway: Gateway, screen
         submit(port, 30)
     page.wait_for(["busy"] * 4)
     assert page.driver.title == "4/4 · 4 running, 0 pending – ComfyGate"
-    assert len(page.texts(".job")) == 4
+    eventually(lambda: page.texts(".job .what") == ["SimulatedWork"] * 4, seconds=10)
+    before = page.texts(".job")
+    eventually(lambda: page.texts(".job") != before, seconds=10)
+    assert all("1 of 3 nodes" in text for text in page.texts(".job"))
     pictured(page, screenshots, "busy")
 
     for port in gateway.ports:

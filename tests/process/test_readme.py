@@ -39,15 +39,28 @@ def images(gateway: Gateway, prefix: str) -> list[str]:
     return sorted(path.name for path in (gateway.folder / "state" / "output").glob(f"{prefix}_*.png"))
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
-def test_the_examples_for_the_shell(gateway: Gateway) -> None:
-    (example,) = [block for block in blocks(README, "sh") if "curl" in block]
+def curl(gateway: Gateway, words: str) -> str:
+    """Run the example for the shell that contains `words`; what it printed."""
+    (example,) = [block for block in blocks(README, "sh") if "curl" in block and words in block]
     done = subprocess.run(
         ["sh", "-ec", moved(example, gateway)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_examples_for_watching(gateway: Gateway) -> None:
+    printed = curl(gateway, "/comfygate/status")
+    assert '"totals":{"gpus":4,' in printed
+    assert 'comfygate_jobs{gpu="0",state="running"}' in printed
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
+def test_the_examples_for_the_shell(gateway: Gateway) -> None:
+    printed = curl(gateway, "/interrupt")
     for words in ('"gpu_id":0', '"gpu_id":2', '"total_pending":', '"state":"unknown"'):
-        assert words in done.stdout
+        assert words in printed
     eventually(lambda: len(images(gateway, "hello")) == 2)
 
 
