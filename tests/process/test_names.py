@@ -60,7 +60,7 @@ class SaveByListing:
 NODE_CLASS_MAPPINGS = {"SaveByListing": SaveByListing}
 """
 
-COMFYUI = Target(f"comfyui = {HOME}\npython = {PYTHON}\ndevices = cpu*2\n", 2)
+COMFYUI = Target(f"comfyui = {HOME}\npython = {PYTHON}\ndevices = cpu*4\n", 4)
 
 
 @pytest.fixture(
