@@ -152,8 +152,10 @@ class Names:
         """Give up what nodes of this thread held that have ended since."""
         thread, call = threading.get_ident(), self._executing()
         with self._lock:
-            kept = [held for held in self._held if not held.has_ended(thread, caller, call)][-MOST_HELD:]
-            given_up, self._held = [held for held in self._held if held not in kept], kept
+            ended = [held.has_ended(thread, caller, call) for held in self._held]
+            kept = [held for held, over in zip(self._held, ended, strict=True) if not over]
+            given_up = [held for held, over in zip(self._held, ended, strict=True) if over] + kept[:-MOST_HELD]
+            self._held = kept[-MOST_HELD:]
         for held in given_up:
             self._registry.release(held.range)
 
@@ -201,11 +203,25 @@ class Names:
             highest = max(numbers_in(place), default=0)
         # ComfyUI's own listing overlooks names with this variable, and starts at 1 each time.
         least = highest + 1 if BATCH_NUMBER in place.filename else place.number
-        start = max([least, *(other.end for other in ranges)])
+        used = self._used(key, least, caller)
+        names = {other.name for other in used}
+        start = max([least, *(other.end for other in ranges if other.name not in names)])
         reserved = self._registry.reserve(key, start, caller.extent, -1 if caller.trusted else highest)
         with self._lock:
+            self._held = [held for held in self._held if held.range not in used]
             self._held.append(Held(reserved, threading.get_ident(), caller.frame, self._executing()))
+        for other in used:
+            self._registry.release(other)
         return place._replace(number=start)
+
+    def _used(self, key: str, least: int, caller: Caller) -> list[Range]:
+        """What the same function was handed before, for files that are there: a loop asks for each file anew."""
+        asking = (threading.get_ident(), caller.frame)
+        if caller.frame is None:
+            return []
+        with self._lock:
+            mine = [held.range for held in self._held if (held.thread, held.frame) == asking]
+        return [one for one in mine if one.key == key and one.start < least]
 
 
 def look_or_guess(asking: FrameType, executor: str) -> Caller:
