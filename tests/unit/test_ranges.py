@@ -171,3 +171,41 @@ def test_paths_to_one_folder_have_one_key(tmp_path: Path) -> None:
     assert key_of(str(tmp_path / "link"), "x") == key_of(str(tmp_path / "." / "real"), "x")
     assert key_of(str(tmp_path), "x") != key_of(str(tmp_path), "X")
     assert key_of(str(tmp_path), "\udcff")
+
+
+FORK = """
+import os, sys
+from comfygate.companion.custom_nodes.comfygate_companion.ranges import Registry
+registry = Registry(sys.argv[1])
+with registry.locked(sys.argv[2]):
+    if not os.fork():
+        sys.stdin.read()
+        os._exit(0)
+print("forked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_child_that_was_forked_under_the_lock_does_not_keep_it(tmp_path: Path) -> None:
+    """Another thread's node may fork worker processes, which inherit every open file."""
+    arguments = [sys.executable, "-c", FORK, str(tmp_path), KEY]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "forked\n"
+        assert live(Registry(str(tmp_path))) == []
+
+
+def test_who_signs_in_while_another_sweeps_keeps_its_numbers(tmp_path: Path) -> None:
+    """It is on no list that was made before."""
+    late: list[Registry] = []
+
+    class Sweeping(Registry):
+        def _is_alive(self, owner: str) -> bool:
+            if not late:
+                late.append(Registry(str(tmp_path)))
+                late[0].reserve(KEY, 1, 8, -1)
+            return super()._is_alive(owner)
+
+    first = Registry(str(tmp_path))
+    Sweeping(str(tmp_path))
+    assert [one.owner for one in live(first)] == [late[0].owner]

@@ -104,7 +104,8 @@ class Registry:
         for bucket in self._buckets:
             for name in os.listdir(bucket):
                 found = Range.parse(name)
-                if found is None or found.owner not in alive:
+                # It may also have signed in since `alive` was listed.
+                if found is None or not (found.owner in alive or self._is_alive(found.owner)):
                     _remove(os.path.join(bucket, name))
         for name in os.listdir(self._owners):
             if not name.startswith(".") and name not in alive and not self._is_alive(name):
@@ -140,6 +141,8 @@ class Registry:
                 _lock(fd)
             yield
         finally:
+            # A child that another thread has just forked holds the same lock, and would keep it.
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
 
     def live(self, key: str) -> list[Range]:
