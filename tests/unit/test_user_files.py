@@ -16,6 +16,7 @@ import pytest
 
 from comfygate.backend.commandline import COMPANION
 from comfygate.companion.custom_nodes.comfygate_companion.user_files import (
+    TEMPORARY,
     Users,
     merging,
     open_for_replacement,
@@ -54,10 +55,17 @@ def test_a_process_that_is_killed_leaves_the_old_or_the_new(tmp_path: Path, when
 
 
 def test_what_another_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
-    with open_for_replacement(tmp_path / "a", "w") as file:
-        remove_leftovers(str(tmp_path))
-        file.write("1")
-    assert (tmp_path / "a").read_text() == "1"
+    path = tmp_path / TEMPORARY.format(pid=os.getppid(), number=0)
+    path.touch()
+    remove_leftovers(str(tmp_path))
+    assert path.exists()
+
+
+def test_what_a_process_of_the_same_id_left_is_a_leftover(tmp_path: Path) -> None:
+    """In a container that is started again, ComfyUI has the id that it had before."""
+    (tmp_path / TEMPORARY.format(pid=os.getpid(), number=0)).touch()
+    remove_leftovers(str(tmp_path))
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_old_content_is_there_until_the_file_is_closed(tmp_path: Path) -> None:

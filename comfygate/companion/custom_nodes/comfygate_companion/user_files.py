@@ -145,11 +145,15 @@ class Replacement:
 
 
 def remove_leftovers(folder: str) -> None:
-    """Remove what killed processes were writing; /v2/userdata would list it."""
+    """Remove what killed processes were writing; /v2/userdata would list it.
+
+    To be called before this process has written anything.
+    """
     for path, _, names in os.walk(folder):
         for name in names:
             found = _TEMPORARY.fullmatch(name)
-            if found is not None and not _is_alive(int(found[1])):
+            # Ours is the id of one before us: a container hands out the same ones each time it starts.
+            if found is not None and (int(found[1]) == os.getpid() or not _is_alive(int(found[1]))):
                 with contextlib.suppress(OSError):  # another process was faster
                     os.unlink(os.path.join(path, name))
 
