@@ -273,6 +273,8 @@ def _gate(section: Section, name: str, config: Config) -> GateConfig:
     if name == "hub" or re.fullmatch(r"gpu-\d+", name):
         key = "hub_port" if name == "hub" else f"[gpu:{name[4:]}]"
         raise section.mistake("", f"the name {name} is taken by a port that {key} sets; choose another")
+    if name.startswith("gpu-"):
+        raise section.mistake("", f"the name {name} begins as those of the GPUs' own ports; leave gpu- out")
     values = section.values()
     if values["port"] is None:
         raise section.mistake("port", "is missing; say where this gate listens")

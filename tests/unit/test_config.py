@@ -360,6 +360,7 @@ def test_urls(text: str, url: str, address: tuple[str, int]) -> None:
         ("[gate:a b]\n", "[gate:a b]: a gate's name is"),
         ("[gate:hub]\nport = 1\n", "[gate:hub]: the name hub is taken by a port that hub_port sets"),
         ("[gate:gpu-1]\nport = 1\n", "the name gpu-1 is taken by a port that [gpu:1] sets"),
+        ("[gate:gpu-fast]\nport = 1\n", "the name gpu-fast begins as those of the GPUs' own ports; leave gpu- out"),
         ("[gate:x]\n", "[gate:x] port: is missing; say where this gate listens."),
         ("[DEFAULT]\nrate = 1\n", "[DEFAULT]: is not a section; sections are [comfygate], [gpu:n] and [gate:name]."),
         ("[comfygate]\nport = 1\n", "[comfygate] port: is not a key of this section; perhaps hub_port is meant."),
