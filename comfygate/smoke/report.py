@@ -14,6 +14,7 @@ _SIGNS = {Verdict.PASSED: "✓", Verdict.FAILED: "✗", Verdict.SKIPPED: "-"}
 _PLAIN = {Verdict.PASSED: "ok  ", Verdict.FAILED: "FAIL", Verdict.SKIPPED: "-   "}
 _COLORS = {Verdict.PASSED: "32", Verdict.FAILED: "31", Verdict.SKIPPED: "33"}
 _PATH_WIDTH = 22
+_LONGEST = 500
 
 
 class Report:
@@ -25,7 +26,7 @@ class Report:
     def __init__(self, stream: TextIO, names: Sequence[str], environ: Mapping[str, str]) -> None:
         self._stream = stream
         self._begun = False
-        self._width = max(map(len, names), default=0)
+        self._width = max((len(_one_line(name)) for name in names), default=0)
         self._signs = _SIGNS if _can_print(stream, "".join(_SIGNS.values())) else _PLAIN
         self._colored = stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
@@ -53,9 +54,9 @@ class Report:
     def _line(self, outcome: Outcome) -> str:
         status = "---" if outcome.status is None else str(outcome.status)
         sign = self._paint(f"{self._signs[outcome.verdict]} {status}", outcome.verdict)
-        name = outcome.name.ljust(self._width)
+        name = _one_line(outcome.name).ljust(self._width)
         request = f"{outcome.method:<4} {outcome.path:<{_PATH_WIDTH}}"
-        return f"{sign} {outcome.port:<5} {name}  {request} {outcome.note}".rstrip()
+        return f"{sign} {outcome.port:<5} {name}  {request} {_one_line(outcome.note)}".rstrip()
 
     def _paint(self, text: str, verdict: Verdict) -> str:
         return f"\x1b[{_COLORS[verdict]}m{text}\x1b[0m" if self._colored else text
@@ -94,6 +95,12 @@ def as_json(hub: str, outcomes: Sequence[Outcome], seconds: float) -> bytes:
 def all_well(outcomes: Sequence[Outcome]) -> bool:
     """Whether nothing failed."""
     return not any(outcome.verdict is Verdict.FAILED for outcome in outcomes)
+
+
+def _one_line(text: str) -> str:
+    """What a server sent, without anything that a terminal would obey."""
+    plain = "".join(c if c.isprintable() else " " for c in text[: _LONGEST + 1])
+    return plain if len(plain) <= _LONGEST else f"{plain[:_LONGEST]}…"
 
 
 def _can_print(stream: TextIO, text: str) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
+from attrs import evolve
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -69,6 +70,17 @@ def test_a_line_for_each_check() -> None:
         "✓ 200 8181  GPU 0        POST /prompt\n"
         "✗ 200 8181  GPU 0        POST /prompt                expected 200; came 503\n"
     )
+
+
+def test_a_server_cannot_give_the_terminal_orders() -> None:
+    evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e\rall\nis well"
+    stream = Terminal()
+    one = evolve(outcome(Verdict.FAILED, f"came {evil}{'x' * 1000}"), name=evil)
+    report = Report(stream, [evil], {})
+    report.lines([one])
+    assert stream.text.endswith("x…\n")
+    assert stream.text[:-1].isprintable()
+    assert len(stream.text) < 700
 
 
 def test_letters_that_the_terminal_does_not_know() -> None:
