@@ -55,6 +55,20 @@ not indented
         NAMES.append(f"{text}{filename}_{counter:05}_.webm")
 
 
+def ask_in_either_branch(images: Any) -> None:
+    if NAMES:
+        _, filename, counter, _, _ = get_save_image_path()
+    else:
+        _, filename, counter, _, _ = get_save_image_path()
+    NAMES.append(f"{filename}_{counter + 1:05}_.png")
+
+
+def look_elsewhere(images: Any) -> None:
+    _, filename, counter, _, _ = get_save_image_path()
+    _, filename, counter, _, _ = ("folder", "name", len(NAMES), "", "")
+    NAMES.append(f"{filename}_{counter:05}_.png")
+
+
 def list_by_itself(images: Any) -> None:
     _, filename, _, _, _ = get_save_image_path()
     NAMES.append(filename)
@@ -89,6 +103,8 @@ def run(function: Callable[[], None]) -> None:
         (save_by_index, 8, True),
         (save_video, 1, True),
         (Node().save_video, 1, True),
+        (ask_in_either_branch, 8, True),
+        (look_elsewhere, 8, False),
         (list_by_itself, 8, False),
         (put_another_in_its_place, 8, False),
         (pass_on, 8, False),

@@ -94,10 +94,12 @@ def use_of(code: CodeType, line: int) -> Use:
     if target is None:
         return Use()
     uses = [name for name in ast.walk(tree) if isinstance(name, ast.Name) and name.id == target.id]
-    places = [parents[name] for name in uses if name is not target]
+    # A function may ask in several places, as in both branches of an "if".
+    asks = {name for name in uses if _question(name, parents) == _question(target, parents)}
+    places = [parents[name] for name in uses if name not in asks]
     loads = [parents[name] for name in uses if isinstance(name.ctx, ast.Load)]
     replaced = any(
-        isinstance(name.ctx, ast.Store) and name is not target and not isinstance(parents[name], ast.AugAssign)
+        isinstance(name.ctx, ast.Store) and name not in asks and not isinstance(parents[name], ast.AugAssign)
         for name in uses
     )
     return Use(
@@ -116,6 +118,16 @@ def _target(tree: ast.AST, line: int) -> ast.Name | None:
             third = target.elts[2] if len(target.elts) == 5 else None
             return third if isinstance(third, ast.Name) else None
     return None
+
+
+def _question(name: ast.Name, parents: dict[ast.AST, ast.AST]) -> str | None:
+    """The function that is called for five values of which `name` gets the third, as it is written."""
+    five = parents[name]
+    if not isinstance(five, ast.Tuple) or len(five.elts) != 5 or five.elts[2] is not name:
+        return None
+    given = parents[five]
+    called = given.value if isinstance(given, ast.Assign) else None
+    return ast.dump(called.func) if isinstance(called, ast.Call) else None
 
 
 def _countable(frame: FrameType) -> int:
