@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = argparse.ArgumentParser(
         prog="comfygate-smoke",
         description="Asks every port of a running ComfyGate for everything once, and says what works. "
-        "A tiny prompt runs on each; one small picture stays in the input folder.",
+        "A tiny prompt runs on each; two small pictures stay in the input folder.",
         epilog="Exit status: 0 all is well, 1 something failed, 2 there is no ComfyGate, or a mistake in the options.",
     )
     add = options.add_argument
