@@ -20,6 +20,9 @@ from comfygate.model import BackendView, Progress
 
 _COUNTED = ("running", "pending")
 
+LONGEST_ID = 200
+"""Characters of a client_id that are shown: clients choose it, and every viewer is sent it twice a second."""
+
 
 @frozen(kw_only=True)
 class Telemetry:
@@ -112,7 +115,7 @@ class Status:
             progress = Progress(prompt_id=running.prompt_id)
         return {
             **asdict(progress),
-            "client_id": running.client_id,
+            "client_id": running.client_id and running.client_id[:LONGEST_ID],
             "since": self._telemetry.outcomes.running_since(running.prompt_id),
         }
 

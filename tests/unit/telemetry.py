@@ -69,7 +69,7 @@ class Observed(House):
         self.clock.advance(10)
         assert self.readings.refresh().called
 
-    def accept(self, *prompt_ids: str, gate: str = "hub", expected: int = 0) -> list[Job]:
+    def accept(self, *prompt_ids: str, gate: str = "hub", expected: int = 0, client_id: str = "me") -> list[Job]:
         """Let prompts wait; nothing hands them over."""
         jobs = [
             Job(
@@ -79,7 +79,7 @@ class Observed(House):
                 gate=gate,
                 targets=frozenset({0, 1}),
                 expected=expected,
-                client_id="me",
+                client_id=client_id,
             )
             for prompt_id in prompt_ids
         ]

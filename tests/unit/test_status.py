@@ -115,6 +115,13 @@ def test_progress_is_shown_of_the_job_that_runs_and_of_no_other(observed: Observ
     assert gpu(observed)["job"]["node"] is None
 
 
+def test_no_client_makes_the_status_long(observed: Observed) -> None:
+    (job,) = observed.accept("a", client_id="c" * 1_000_000)
+    hold(observed, job.prompt_id, 0, JobState.RUNNING)
+    assert gpu(observed)["job"]["client_id"] == "c" * 200
+    assert len(observed.status.encoded()) < 5000
+
+
 def test_what_went_wrong_is_remembered_newest_first_and_not_for_ever(observed: Observed) -> None:
     observed.backends[1].last_error = "killed by signal 9"
     observed.clock.advance(7)
