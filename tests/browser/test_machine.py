@@ -136,6 +136,11 @@ def test_a_killed_gpu_is_seen_to_go_and_to_come_back(page: Window, gateway: Gate
     assert page.texts("#errors li")
 
 
+def test_from_a_file_that_the_gate_does_not_allow(window: Window, gateway: Gateway) -> None:
+    window.open(f"{(FOLDER / 'index.html').as_uri()}?hub=http://127.0.0.1:{gateway.hub}")
+    eventually(lambda: window.text("#lost-hint").endswith("cors_origins of the gate must allow null."), seconds=10)
+
+
 def test_from_a_file_where_the_gate_allows_it(window: Window, tmp_path: Path) -> None:
     with running(tmp_path, "cors_origins = null\n", gpus=2) as gateway:
         window.open(f"{(FOLDER / 'index.html').as_uri()}?hub=http://127.0.0.1:{gateway.hub}")

@@ -308,4 +308,5 @@ def test_from_another_gate(window: Window, stage: Stage) -> None:
 def test_an_address_that_is_none(window: Window, stage: Stage, hub: str) -> None:
     window.open(f"{stage.page}?hub={hub}")
     assert window.text("#lost-title") == "hub= must be the address of a gate, such as http://localhost:8188."
+    assert not window.text("#link")
     assert stage.streams == 0

@@ -84,7 +84,7 @@ class Page {
     show(byId("lost"), this.link === "lost");
     say(byId("lost-title"), this.text(this.snapshot ? "lostTitle" : "neverTitle", { hub: this.hub.host }));
     const hint = this.snapshot ? "known" : this.elsewhere ? "originHint" : "";
-    say(byId("lost-hint"), this.text(hint, { origin: location.origin }));
+    say(byId("lost-hint"), this.text(hint, { origin: self.origin })); // "null" of a file, as the gate is told
     this.showTitle();
     this.tick();
   }
@@ -151,6 +151,7 @@ const hub = chosenHub();
 if (hub) {
   new Page(hub).start();
 } else {
+  show(byId("link"), false);
   show(byId("lost"), true);
   say(byId("lost-title"), chooseLanguage(remembered(), navigator.languages ?? []).text("badHub"));
 }
