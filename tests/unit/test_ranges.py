@@ -159,6 +159,18 @@ def test_a_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
     assert [found.owner for found in live(Registry(str(tmp_path / "names")))] == [registry.owner]
 
 
+def test_an_empty_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
+    registry = Registry(str(tmp_path))
+    kept = registry.reserve(KEY, 1, 8, -1)
+    for bucket in set(tmp_path.iterdir()) - {tmp_path / "owners"}:
+        if not any(bucket.iterdir()):
+            bucket.rmdir()
+    others = [key_of("/out", str(number)) for number in range(9)]
+    made = [registry.reserve(other, 1, 8, -1) for other in others if live(registry, other) == []]
+    assert [live(registry, one.key) for one in (kept, *made)] == [[one] for one in (kept, *made)]
+    assert len(made) == len(others)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OSError):

@@ -135,6 +135,8 @@ class Registry:
         with _unavailable():
             if not os.path.exists(os.path.join(self._owners, self.owner)):
                 self._sign_in()
+            # What cleans folders up may have found it empty.
+            os.makedirs(self._bucket(key), exist_ok=True)
             fd = os.open(self._bucket(key), os.O_RDONLY | os.O_CLOEXEC)
         try:
             with _unavailable():
