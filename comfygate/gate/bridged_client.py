@@ -99,10 +99,7 @@ class BridgedClient:
         self._open = True
         self._gate.clients += 1
         if self._link is None and self._session is not None:
-            # Overtaken by a newer socket before it was open; a client counts
-            # on the first message.
-            self._told = self._gate.status.remaining()
-            self._deliver(Message(status_message(self._told, self._client_id)))
+            self._greet()
         self.client_writable()
 
     def client_said(self, payload: bytes, binary: bool) -> None:
@@ -182,6 +179,8 @@ class BridgedClient:
         self._unhold()
         if self._asked is not None:
             self._answer(None)
+        elif self._open:
+            self._greet()
 
     def lost_link(self, ending: Ending) -> None:
         """The backend ended the link, or never accepted it."""
@@ -238,6 +237,12 @@ class BridgedClient:
             self._refuse(GateError(503, "backend_down", "The backend is not there.", retry_after=RETRY_AFTER))
         else:
             self._end_client(ending)
+
+    def _greet(self) -> None:
+        """Say what the backend says first, which a client counts on, where a newer socket was faster than that."""
+        if self._told is None:
+            self._told = self._gate.status.remaining()
+            self._deliver(Message(status_message(self._told, self._client_id)))
 
     def _deliver(self, message: Message) -> None:
         if self._ending is not None:

@@ -694,6 +694,8 @@ def test_the_last_event_of_a_prompt_is_noted(gate: Gate) -> None:
 
 def test_the_newest_with_a_client_id_is_served(gate: Gate) -> None:
     old, first = gate.open()
+    first.protocol.dataReceived(text(status(0)))
+    assert len(frames(old.take())) == 1
     old.protocol.dataReceived(text('{"type": "feature_flags"}', True) + text("2", True))
     assert len(frames(first.take())) == 2
     new = gate.client()
@@ -727,6 +729,16 @@ def test_one_that_is_overtaken_before_it_is_answered(gate: Gate) -> None:
     new.lost()
     gate.backend.wires[0].lost()
     assert frames(gate.backend.accept().take()) == [(1, b'{"type": "feature_flags", "data": {}}')]
+
+
+def test_one_that_is_overtaken_before_the_backend_has_said_anything(gate: Gate) -> None:
+    gate.status.number = 4
+    old, backend = gate.open()
+    new = gate.client()
+    ((_, payload),) = frames(old.take())
+    assert json.loads(payload) == {"type": "status", "data": {**status(4)["data"], "sid": "a"}}
+    backend.protocol.dataReceived(text(status(9)))  # was on its way
+    assert (old.take(), new.take()) == (b"", b"")
 
 
 def test_without_a_client_id_each_is_on_its_own(gate: Gate) -> None:
