@@ -32,7 +32,7 @@ class Format {
     return this._number({ maximumFractionDigits: 2 }).format(value);
   }
 
-  /** Bytes, in the unit that suits `scale`, with or without its name. */
+  /** Bytes in the unit of `scale`, with or without its name. */
   size(bytes, scale = bytes, named = true) {
     const gib = scale >= 2 ** 30;
     const text = this.number(bytes / 2 ** (gib ? 30 : 20), gib ? 1 : 0);
@@ -77,7 +77,7 @@ class Format {
   }
 }
 
-/** The reader's language: what was chosen here before, or the first of the browser's that the page speaks. */
+/** What was chosen here before, or the first of the browser's languages that the page speaks. */
 function chooseLanguage(chosen, languages) {
   const locales = languages.filter((one) => TEXTS[one.slice(0, 2).toLowerCase()]);
   const language = TEXTS[chosen] ? chosen : (locales[0] ?? "en").slice(0, 2).toLowerCase();

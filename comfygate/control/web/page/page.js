@@ -1,4 +1,4 @@
-// The page: which gate it reads, in which language, and what becomes of each snapshot.
+// Which gate the page reads, in which language, and what becomes of snapshots.
 "use strict";
 
 const CHOSEN = "comfygate-language";
@@ -109,7 +109,7 @@ class Page {
   }
 
   tick() {
-    // What is shown of a lost gate stands still at the time when it was lost.
+    // What is shown of a lost gate stands still at that time.
     const now = (this.link === "lost" ? this.since : Date.now()) / 1000;
     if (this.snapshot) this.view.tick(now + this.ahead, this.format);
     if (this.link !== "lost") return;
