@@ -67,6 +67,10 @@ class GateError(Exception):
         return found
 
 
+class JournalError(Exception):
+    """The journal cannot be written or read now: what was to be accepted is not, and may be sent again later."""
+
+
 class BackendError(Exception):
     """A request from the gate to a ComfyUI did not get an answer."""
 

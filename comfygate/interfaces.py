@@ -123,6 +123,7 @@ class IBackend(Interface):
     restart_causes: Mapping[RestartCause, int] = Attribute("how often for which cause")
     pid: int | None = Attribute("its process, while there is one of ours")
     progress: Progress | None = Attribute("how far the prompt is that it runs, as far as it tells")
+    cause: RestartCause = Attribute("why it went down last")
     last_error: str | None = Attribute("why it is not READY, in one line, or None")
     retry_after: float = Attribute("seconds after which a client should ask again")
 
@@ -131,6 +132,14 @@ class IBackend(Interface):
 
     def stop() -> Deferred[None]:
         """End it for good; fires when nothing of it is left."""
+
+    def restart() -> Deferred[None]:
+        """End it as :meth:`stop` does, then start it again; also one that was given up.
+
+        A backend that is not ours is only asked again whether it is there.
+
+        :return: fires when it has been started again, which is before it is READY.
+        """
 
     def subscribe(listener: IBackendListener) -> None:
         """Tell `listener` of every later change."""
@@ -152,15 +161,47 @@ class IJobListener(Interface):
     It is told in the middle of a change: it only takes note, and must not raise.
     """
 
-    def job_changed(job: Job, state: JobState, gpu_id: int | None, reason: str | None) -> None:
+    def job_changed(job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None) -> None:
         """A job has come into `state`.
 
         :param gpu_id: the GPU that holds it, or held it last.
         :param reason: why, in one line for people, where there is more to say.
+        :param record: once it has ended, its entry in ComfyUI's ``/history``, in
+            JSON; ``None`` if there is none.
         """
 
     def job_refused(job: Job) -> None:
         """A job that was accepted turned out to be refused, and its client was told so."""
+
+
+class IJournal(IJobListener):
+    """Keeps jobs where they outlive the daemon.
+
+    As a listener it takes note of every change, and writes it down soon.
+    """
+
+    def accept(job: Job) -> Deferred[None]:
+        """Write a new job down, before its client is told that it is accepted.
+
+        :return: fires when it would survive a loss of power; fails with
+            :class:`~comfygate.errors.JournalError` if it cannot be written, and
+            then nothing of it is kept.
+        """
+
+    def flush() -> Deferred[None]:
+        """Fires when every change that it was told of is written down; fails as :meth:`accept`."""
+
+    def history(prompt_id: str) -> Deferred[bytes | None]:
+        """The entry of a finished job in ComfyUI's ``/history``, in JSON, if it is kept."""
+
+    def histories(gpu_ids: Iterable[int], newest: int | None) -> Deferred[list[tuple[str, float, bytes]]]:
+        """The entries of jobs that ended on these GPUs, the newest last: (prompt_id, end in seconds since 1970, JSON).
+
+        :param newest: how many at most; ``None`` for all.
+        """
+
+    def forget_histories(gpu_ids: Iterable[int], prompt_ids: Iterable[str] | None) -> Deferred[None]:
+        """Drop the entries of these jobs, or of all, that ended on these GPUs; that they ended is still known."""
 
 
 class ILaunched(Interface):

@@ -129,22 +129,26 @@ class Ledger:
         if prompt_id in self._where:
             self._finished.add(prompt_id)
 
-    def put_back(self, prompt_id: str, *, attempts: int) -> Job:
-        """A job that a backend held waits again, in its old place."""
+    def put_back(self, prompt_id: str, *, attempts: int, deaths: int = 0) -> Job:
+        """A job that a backend held waits again, in its old place.
+
+        :param attempts: see :class:`comfygate.model.Job`, as `deaths`.
+        """
         held = self._let_go(prompt_id)
-        job = evolve(held.job, attempts=attempts)
+        job = evolve(held.job, attempts=attempts, deaths=deaths)
         self.accept(job)
         return job
 
-    def end(self, prompt_id: str, state: JobState, reason: str | None = None) -> None:
+    def end(self, prompt_id: str, state: JobState, reason: str | None = None, record: bytes | None = None) -> None:
         """A job is over, wherever it was.
 
         :param reason: why it did not end well, in one line for people.
+        :param record: its entry in ComfyUI's ``/history``, in JSON, if there is one.
         """
         gpu_id = self._where.get(prompt_id)
         job = self._stop_waiting(prompt_id) if gpu_id is None else self._let_go(prompt_id).job
         self._ended[prompt_id] = Ended(gpu_id, state, reason)
-        self._tell(job, state, gpu_id, reason)
+        self._tell(job, state, gpu_id, reason, record)
         if len(self._ended) > self._remembered:
             self._ended.popitem(last=False)
 
@@ -247,9 +251,16 @@ class Ledger:
             last_assigned=gpu.last_assigned,
         )
 
-    def _tell(self, job: Job, state: JobState, gpu_id: int | None, reason: str | None = None) -> None:
+    def _tell(
+        self,
+        job: Job,
+        state: JobState,
+        gpu_id: int | None,
+        reason: str | None = None,
+        record: bytes | None = None,
+    ) -> None:
         for listener in self._listeners:
-            listener.job_changed(job, state, gpu_id, reason)
+            listener.job_changed(job, state, gpu_id, reason, record)
 
     def _stop_waiting(self, prompt_id: str) -> Job:
         job = self.waiting.remove(prompt_id)

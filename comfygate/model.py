@@ -59,7 +59,11 @@ class Job:
     :ivar submission: JSON body for a backend's ``POST /prompt``.
     :ivar item: the job as ``GET /queue`` lists it, in JSON:
         ``[number, prompt_id, prompt, extra_data, outputs]``.
-    :ivar attempts: how often a backend died while it ran the job.
+    :ivar outputs: ids of the output nodes that ComfyUI will run.
+    :ivar accepted: when it was accepted, in seconds since 1970.
+    :ivar attempts: runs that were begun and lost, for whatever reason.
+    :ivar deaths: how many of them ended with the death of their backend, for
+        which the job may be to blame.
     """
 
     prompt_id: str
@@ -71,7 +75,10 @@ class Job:
     client_id: str | None = None
     submission: bytes = field(default=b"", repr=False)
     item: bytes = field(default=b"", repr=False)
+    outputs: tuple[str, ...] = ()
+    accepted: float = 0.0
     attempts: int = 0
+    deaths: int = 0
 
     @property
     def order(self) -> Order:
@@ -95,6 +102,7 @@ class BackendView:
     :ivar pending: jobs that wait there or are expected to run there.
     :ivar prefetch: how many jobs it may hold.
     :ivar last_assigned: sequence number of the last assignment to it, -1 if none.
+    :ivar draining: whether it is to get no further jobs.
     """
 
     gpu_id: int
@@ -104,11 +112,12 @@ class BackendView:
     pending: int = 0
     prefetch: int = 2
     last_assigned: int = -1
+    draining: bool = False
 
     @property
     def available(self) -> bool:
         """Whether it takes jobs at all."""
-        return self.state is BackendState.READY
+        return self.state is BackendState.READY and not self.draining
 
     def accepts(self, job: Job) -> bool:
         """Whether `job` may be handed over now.
@@ -139,7 +148,11 @@ class RestartCause(Enum):
     EXITED = "exited"  #: it ended while it served requests
     START_FAILED = "start_failed"  #: it ended before it answered
     START_TIMEOUT = "start_timeout"  #: it did not answer in time
-    REQUESTED = "requested"  #: it had been given up, and somebody asked for it
+    HUNG = "hung"  #: it neither answered nor used the processor
+    STALLED = "stalled"  #: it answered, but its queue did not move
+    CUDA_ERROR = "cuda_error"  #: prompts failed, one after the other, with an error that only a new process gets rid of
+    OUT_OF_MEMORY = "out_of_memory"  #: prompts kept failing for lack of memory, also after it was told to free some
+    REQUESTED = "requested"  #: somebody asked for it
 
 
 @frozen(kw_only=True)

@@ -83,6 +83,11 @@ class ManagedBackend:
         return self._record.restarts
 
     @property
+    def cause(self) -> RestartCause:
+        """Why it went down last."""
+        return self._record.cause
+
+    @property
     def address(self) -> tuple[str, int] | None:
         """Host and port, while READY."""
         attempt = self._ready_attempt
@@ -142,6 +147,10 @@ class ManagedBackend:
     def stop(self) -> Deferred[None]:
         """End it for good; fires when nothing of it is left."""
         return self._lifecycle.stop()
+
+    def restart(self) -> Deferred[None]:
+        """End it, and start it again; fires when it has been started."""
+        return self._lifecycle.stop().addCallback(lambda _: self._lifecycle.start())
 
     def subscribe(self, listener: IBackendListener) -> None:
         """Tell `listener` of every later change."""

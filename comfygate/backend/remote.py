@@ -47,6 +47,7 @@ class RemoteBackend:
     owned = False
     restarts = 0
     restart_causes: Mapping[RestartCause, int] = MappingProxyType({})
+    cause = RestartCause.EXITED
     log_path = None
     log_tail: tuple[str, ...] = ()
     pid = None
@@ -114,6 +115,10 @@ class RemoteBackend:
         if self.state is not BackendState.STOPPED:
             self._enter(BackendState.STOPPED)
         return succeed(None)
+
+    def restart(self) -> Deferred[None]:
+        """Ask again whether it is there."""
+        return self.stop().addCallback(lambda _: self.start())
 
     def subscribe(self, listener: IBackendListener) -> None:
         """Tell `listener` of every later change."""

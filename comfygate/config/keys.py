@@ -153,6 +153,36 @@ MAIN = (
         help="prompts that a ComfyUI is handed at once: the running one and the next",
     ),
     Key(
+        name="journal",
+        read=values.one_of("on", "off"),
+        default="on",
+        help="whether accepted prompts are written to state_dir before they are answered; off: they end with the daemon",
+    ),
+    Key(
+        name="retries",
+        read=values.integer(0, 1),
+        default="1",
+        help="how often a prompt is tried again whose ComfyUI died while it ran; after two deaths it has failed",
+    ),
+    Key(
+        name="when_down",
+        read=values.one_of("queue", "refuse"),
+        default="queue",
+        help="whether prompts are accepted for a GPU that is down and will be back, to wait for it, or get a 503",
+    ),
+    Key(
+        name="keep_finished",
+        read=values.integer(0, 10_000_000),
+        default="10000",
+        help="finished prompts whose history is kept on disk",
+    ),
+    Key(
+        name="keep_days",
+        read=values.number(0, 36_500),
+        default="30",
+        help="days that the history of a finished prompt is kept",
+    ),
+    Key(
         name="max_pending",
         read=values.integer(1, 10_000_000),
         default="10000",
@@ -193,6 +223,38 @@ MAIN = (
         read=values.number(1, 86_400),
         default="600",
         help="seconds that a ComfyUI may take to start",
+    ),
+    Key(
+        name="restart_delay",
+        read=values.number(0, 3_600),
+        default="1",
+        help="seconds between the death of a ComfyUI and its next start; doubled after each further death in a row",
+    ),
+    Key(
+        name="restart_delay_max",
+        read=values.number(0, 86_400),
+        default="60",
+        help="seconds that restart_delay grows to at most",
+    ),
+    Key(
+        name="hang_timeout",
+        read=values.number(0, 86_400),
+        default="90",
+        help="seconds without an answer and without processor time after which a ComfyUI is restarted; 0: never",
+    ),
+    Key(
+        name="stall_timeout",
+        read=values.number(0, 86_400),
+        default="1800",
+        help="seconds that a prompt may run without an event and without processor time before its ComfyUI is "
+        "restarted; 0: any time",
+    ),
+    Key(
+        name="shutdown_grace",
+        read=values.number(0, 86_400),
+        default="10",
+        help="seconds that running prompts are given to end when the daemon stops; what has not is run after its next "
+        "start",
     ),
     Key(
         name="stop_grace",

@@ -103,6 +103,11 @@ class Config:
     max_wait: float
     metered: tuple[str, ...]
     prefetch: int
+    journal: str
+    retries: int
+    when_down: str
+    keep_finished: int
+    keep_days: float
     max_pending: int
     max_pending_bytes: int
     max_prompt: int
@@ -110,6 +115,11 @@ class Config:
     max_connections: int
     backend_timeout: float
     start_timeout: float
+    restart_delay: float
+    restart_delay_max: float
+    hang_timeout: float
+    stall_timeout: float
+    shutdown_grace: float
     stop_grace: float
     log_size: int
     log_files: int

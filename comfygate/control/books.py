@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from attrs import evolve
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
@@ -20,6 +21,7 @@ class Books:
 
     :param prefetch: how many jobs a backend may hold: the running one and the next.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar draining: GPUs that are to get no further jobs.
     """
 
     _log = Logger()
@@ -32,13 +34,15 @@ class Books:
         self.gates = {gate.name: gate for gate in gates}
         self.clock = clock
         self.removing: set[str] = set()
+        self.draining: set[int] = set()
         self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
 
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
-        return self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
+        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
+        return evolve(view, draining=True) if gpu_id in self.draining else view
 
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""

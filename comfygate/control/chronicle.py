@@ -63,7 +63,9 @@ class Chronicle:
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
 
-    def job_changed(self, job: Job, state: JobState, gpu_id: int | None, reason: str | None) -> None:
+    def job_changed(
+        self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
+    ) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""
         if state in _BAD_ENDS:
             self._note(gpu_id, job.prompt_id, reason or _BAD_ENDS[state])

@@ -81,7 +81,9 @@ class Outcomes:
             times.started = self._clock.seconds()
             times.shown_start = self._wall_clock()
 
-    def job_changed(self, job: Job, state: JobState, gpu_id: int | None, reason: str | None) -> None:
+    def job_changed(
+        self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
+    ) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""
         times = self._times.get(job.prompt_id)
         if times is None:

@@ -127,6 +127,7 @@ class FakeBackend:
     owned: bool = True
     device = "cpu"
     restarts = 0
+    cause = RestartCause.EXITED
     last_error: str | None = None
     retry_after = 3.0
     address = ("127.0.0.1", 1)
@@ -154,6 +155,8 @@ class FakeBackend:
     def start(self) -> None: ...
 
     def stop(self) -> Any: ...
+
+    def restart(self) -> Any: ...
 
     def subscribe(self, listener: IBackendListener) -> None:
         self._listeners.append(listener)

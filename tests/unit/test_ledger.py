@@ -112,7 +112,9 @@ class Notes:
     def __init__(self) -> None:
         self.taken: list[tuple[JobState | None, int | None, str | None]] = []
 
-    def job_changed(self, job: Job, state: JobState, gpu_id: int | None, reason: str | None) -> None:
+    def job_changed(
+        self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
+    ) -> None:
         self.taken.append((state, gpu_id, reason))
 
     def job_refused(self, job: Job) -> None:
