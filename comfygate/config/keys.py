@@ -156,7 +156,7 @@ MAIN = (
         name="journal",
         read=values.one_of("on", "off"),
         default="on",
-        help="whether accepted prompts are written to state_dir before they are answered; off: they end with the daemon",
+        help="whether prompts are written to state_dir before they are accepted; off: they end with the daemon",
     ),
     Key(
         name="retries",
