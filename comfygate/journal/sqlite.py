@@ -32,8 +32,7 @@ _PATIENCE = 5.0
 
 _CANNOT = {
     sqlite3.SQLITE_FULL: "No space is left on the disk that holds {path}: make room there",
-    sqlite3.SQLITE_READONLY: "{path} cannot be written: let this user write there, and see that the disk is not mounted "
-    "read-only",
+    sqlite3.SQLITE_READONLY: "{path} cannot be written: let this user write there, on a disk that is not read-only",
     sqlite3.SQLITE_CANTOPEN: "{path} cannot be opened: let this user read and write it and its folder",
     sqlite3.SQLITE_PERM: "{path} cannot be opened: let this user read and write it and its folder",
     sqlite3.SQLITE_IOERR: "The disk that holds {path} reports an error ({error}): look at the kernel's log",

@@ -29,51 +29,45 @@ class Frame:
     """A page, as it was written.
 
     :ivar number: the page's.
-    :ivar commits: whether a transaction ends with it.
     :ivar good: whether it is what was written.
+    :ivar believed: whether SQLite takes it, if it takes all before it.
     """
 
     number: int
-    commits: bool
     good: bool
+    believed: bool
     page: bytes
 
 
 def frames(log: bytes) -> list[Frame]:
     """The frames since the log was begun anew last, in the order in which they were written."""
-    count = (len(log) - _HEAD) // _FRAME
-    if count < 1:
-        return []
-    order, salts, sums = _head(log)
-    own = _head_sums(log)  # what the sums before a frame should be, where those in the file are wrong
+    order, salts, sums, own = _head(log)
     found: list[Frame] = []
-    for place in range(_HEAD, _HEAD + count * _FRAME, _FRAME):
-        number, size, *rest = struct.unpack_from(">6I", log, place)
+    gap = sums != own
+    for place in range(_HEAD, len(log) - _FRAME + 1, _FRAME):
+        number, _, *rest = struct.unpack_from(">6I", log, place)
         told = (rest[2], rest[3])
         if not _same(salts, (rest[0], rest[1])):  # mostly left from before the log was begun anew
-            sums = own = told
+            sums, own, gap = told, told, True
             continue
         data = log[place : place + 8] + log[place + _FRAME_HEAD : place + _FRAME]
-        computed = checksum(data, sums, order)
-        if computed != told and own != sums and checksum(data, own, order) == told:
-            computed = told
-            if found:  # only the sums of the frame before were damaged
-                found[-1] = evolve(found[-1], good=True)
-        found.append(Frame(number, size > 0, computed == told, data[8:]))
-        sums, own = told, computed
+        good = believed = checksum(data, sums, order) == told
+        if not good and own != sums and checksum(data, own, order) == told:
+            good = True
+            found[-1:] = [evolve(one, good=True) for one in found[-1:]]  # only its sums were damaged
+        believed = believed and not gap and (rest[0], rest[1]) == salts
+        found.append(Frame(number, good, believed, data[8:]))
+        sums, own = told, told if good else checksum(data, sums, order)
     return found
 
 
-def is_damaged(found: Sequence[Frame], log: bytes) -> bool:
-    """Whether SQLite would lose some of what the log holds.
+def is_damaged(found: Sequence[Frame]) -> bool:
+    """Whether SQLite would lose some of what a log holds.
 
     What a killed program was writing is no damage: its last frames are cut
     short, and nobody was told that they are written.
     """
-    if not found:
-        return False
-    stored = struct.unpack_from(">2I", log, 24)
-    return stored != _head_sums(log) or not all(frame.good for frame in found) or _foreign_salts(found, log)
+    return not all(frame.believed for frame in found)
 
 
 def checksum(data: bytes, start: _Sums, order: str) -> _Sums:
@@ -89,25 +83,18 @@ def checksum(data: bytes, start: _Sums, order: str) -> _Sums:
     return first, second
 
 
-def _head(log: bytes) -> tuple[str, _Sums, _Sums]:
-    """Byte order, salts and sums of a log, from its first frame if its own head is damaged."""
+def _head(log: bytes) -> tuple[str, _Sums, _Sums, _Sums]:
+    """Byte order, salts and sums of a log, and what the sums should be; the salts of its first frame if they differ."""
+    if len(log) < _HEAD + _FRAME:
+        return _NATIVE, (0, 0), (0, 0), (0, 0)
     magic, _, _, _, salt1, salt2, *sums = struct.unpack_from(">8I", log)
-    if tuple(sums) == _head_sums(log):
-        return _MAGIC.get(magic, _NATIVE), (salt1, salt2), (sums[0], sums[1])
-    return _NATIVE, struct.unpack_from(">2I", log, _HEAD + 8), (sums[0], sums[1])
-
-
-def _head_sums(log: bytes) -> _Sums:
-    order = _MAGIC.get(struct.unpack_from(">I", log)[0], _NATIVE)
-    return checksum(log[:24], (0, 0), order)
+    order = _MAGIC.get(magic, _NATIVE)
+    told, own = (sums[0], sums[1]), checksum(log[:24], (0, 0), order)
+    if told == own:
+        return order, (salt1, salt2), told, own
+    return _NATIVE, struct.unpack_from(">2I", log, _HEAD + 8), told, own
 
 
 def _same(salts: _Sums, others: _Sums) -> bool:
     """Whether two salts are the same but for a flipped bit; those of another beginning differ in many."""
     return sum((one ^ other).bit_count() for one, other in zip(salts, others, strict=True)) <= 1
-
-
-def _foreign_salts(found: Sequence[Frame], log: bytes) -> bool:
-    _, salts, _ = _head(log)
-    places = range(_HEAD + 8, _HEAD + len(found) * _FRAME, _FRAME)
-    return any(struct.unpack_from(">2I", log, place) != salts for place in places)
