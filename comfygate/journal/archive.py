@@ -144,7 +144,8 @@ def _used(connection: sqlite3.Connection) -> int:
 def _shrink(connection: sqlite3.Connection) -> None:
     spare = _pragma(connection, "freelist_count") - _SPARE_PAGES
     if spare > 0:
-        connection.execute(f"PRAGMA incremental_vacuum({min(spare, _RETURNED_PAGES)})").fetchall()
+        # It gives a row without columns for each page, at the first of which execute() would stop.
+        connection.executescript(f"PRAGMA incremental_vacuum({min(spare, _RETURNED_PAGES)})")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:
