@@ -130,5 +130,3 @@ class FakeThread:
         acts, self.acts = self.acts[:count], self.acts[len(self.acts[:count]) :]
         for act in acts:
             act()
-
-
