@@ -67,6 +67,7 @@ def test_nothing_to_do(observed: Observed) -> None:
         "port": 8182,
         "owned": True,
         "state": "ready",
+        "draining": False,
         "since": BORN,
         "restarts": 0,
         "last_error": None,
