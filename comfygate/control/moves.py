@@ -42,13 +42,13 @@ class Moves:
 
     async def _take_back(self, prompt_id: str) -> None:
         held = self._ledger.held(prompt_id)
-        if held is None or held.state is JobState.RUNNING:
-            return
-        await self._recall.some(held.gpu_id, (prompt_id,))
+        if held is not None and held.state is not JobState.RUNNING:
+            await self._recall.some(held.gpu_id, (prompt_id,))
+            await self._books.until(lambda: self._is_certain(prompt_id), _CERTAINTY)
+
+    def _is_certain(self, prompt_id: str) -> bool:
         held = self._ledger.held(prompt_id)
-        if held is not None:
-            here = held
-            await self._books.until(lambda: not self._ledger.is_current(here), _CERTAINTY)
+        return held is None or held.state is JobState.RUNNING
 
     def _check_waiting(self, prompt_id: str) -> None:
         if prompt_id in self._ledger.waiting:
