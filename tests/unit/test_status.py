@@ -105,6 +105,14 @@ def test_idle_busy_full(observed: Observed) -> None:
     assert gpu(observed)["load"] is None
 
 
+def test_one_that_is_drained_says_so_and_how_busy_it_is(observed: Observed) -> None:
+    observed.accept("a")
+    hold(observed, "a", 0, JobState.RUNNING)
+    observed.books.draining.add(0)
+    assert (gpu(observed)["draining"], gpu(observed)["load"]) == (True, "busy")
+    assert [one["draining"] for one in observed.status.facts()["gpus"]] == [True, False]
+
+
 def test_progress_is_shown_of_the_job_that_runs_and_of_no_other(observed: Observed) -> None:
     observed.accept("a")
     hold(observed, "a", 0, JobState.RUNNING)
