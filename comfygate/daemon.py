@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 from zope.interface import implementer
 
 from comfygate.backend.attempt import Setup
@@ -30,12 +30,16 @@ from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
+from comfygate.control.logbook import LogBook
+from comfygate.control.logs import Logs
 from comfygate.control.metrics import Metrics
 from comfygate.control.operations import Operations
+from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry
+from comfygate.errors import GateError
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
@@ -84,10 +88,13 @@ class Daemon(Service):
         self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
         self._status = Status(self._telemetry())
         self._events = Events(self._status, reactor, self._readings.refresh)
+        self._book = LogBook(reactor.callFromThread)
+        self._logs = Logs(self._book, self._fleet, reactor, partial(call_in_thread, reactor))
 
     def startService(self) -> None:
         """Open the ports, then start the backends behind them."""
         super().startService()  # type: ignore[no-untyped-call]
+        globalLogPublisher.addObserver(self._book)
         site = make_site(self._control())
         self._control_port = self._reactor.listenUNIX(
             self._plan.config.control_socket, site, backlog=BACKLOG, mode=0o600
@@ -107,6 +114,7 @@ class Daemon(Service):
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
             self._events.close()
+            self._logs.close()
             self._readings.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
@@ -117,6 +125,7 @@ class Daemon(Service):
             self._shutdown.let_wait()
         with self._log.failuresHandled("ending the backends"):
             await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
+        globalLogPublisher.removeObserver(self._book)
         self._folder.release()
 
     def stopService(self) -> Deferred[None]:
@@ -157,7 +166,22 @@ class Daemon(Service):
             readings=self._readings,
             metrics=Metrics(self._telemetry()),
             operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
+            operations=OperatorRoutes(
+                books=self._books,
+                operations=self._operations,
+                reload=lambda: _Missing().reload(),
+                journal=None,
+                logs=self._logs,
+                wall_clock=time.time,
+            ),
         )
+
+
+class _Missing:
+    """What is not joined yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise GateError(501, "not_available", f"This ComfyGate cannot {name}")
 
 
 @implementer(IBackendListener)

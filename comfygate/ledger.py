@@ -200,6 +200,10 @@ class Ledger:
         """The jobs that a backend holds, in running order."""
         return sorted(self._gpus[gpu_id].held.values(), key=lambda held: held.job.order)
 
+    def strangers(self, gpu_id: int) -> tuple[Stranger, ...]:
+        """The jobs in a backend's queue that did not come through us."""
+        return self._gpus[gpu_id].strangers
+
     def suspects(self, gpu_id: int) -> list[Held]:
         """The jobs that run on a GPU, as far as can be told: those that it said run, or else the next in order.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import orjson
 from attrs import evolve, field, frozen
 from twisted.web.http import Request
 from twisted.web.resource import Resource
@@ -16,9 +14,11 @@ from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.events import Events
+from comfygate.control.fields import body_of, object_of, text_in
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
+from comfygate.control.operator import OperatorRoutes
 from comfygate.control.replies import Reply, Stream, respond
 from comfygate.control.status import Status
 from comfygate.errors import GateError
@@ -37,6 +37,7 @@ class Control:
 
     :ivar operator: the gate that a request on the control socket itself speaks
         for: all GPUs.
+    :ivar operations: what only the operator may ask for.
     """
 
     books: Books
@@ -48,6 +49,7 @@ class Control:
     readings: Readings
     metrics: Metrics
     operator: GateRouting
+    operations: OperatorRoutes
     page: StatusPage = field(factory=StatusPage.load)
 
     def endpoint(self, method: bytes, path: bytes) -> Endpoint:
@@ -73,6 +75,8 @@ class Control:
         if found is None and path in self.page and method in (b"GET", b"HEAD"):
             found = self.page.get
         if found is None:
+            found = self.operations.endpoint(method, path)
+        if found is None:
             raise GateError(404, "not_found", f"There is no {path.decode(errors='replace')} here")
         return found
 
@@ -83,7 +87,7 @@ class Control:
     async def post_prompt(self, gate: GateRouting, request: Request) -> Reply:
         """POST /prompt: queue a prompt."""
         pin = request.getHeader("X-Target-GPU")
-        answer = await self.acceptance.submit(gate, _body(request), pin)
+        answer = await self.acceptance.submit(gate, body_of(request), pin)
         return Reply.text((answer.body,), answer.status)
 
     async def get_queue(self, gate: GateRouting, request: Request) -> Reply:
@@ -96,7 +100,7 @@ class Control:
 
     async def post_queue(self, gate: GateRouting, request: Request) -> Reply:
         """POST /queue ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
-        wanted = _object(request)
+        wanted = object_of(request)
         if wanted.get("clear"):
             await self.interrupts.remove_pending(gate, None)
         delete = wanted.get("delete", [])
@@ -110,8 +114,8 @@ class Control:
 
     async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
         """POST /interrupt ``{"prompt_id": id}``, or without one whatever runs here."""
-        wanted = _object(request)
-        prompt_id, client_id = _text(wanted, "prompt_id"), _text(wanted, "client_id")
+        wanted = object_of(request)
+        prompt_id, client_id = text_in(wanted, "prompt_id"), text_in(wanted, "client_id")
         if prompt_id:
             found = await self.interrupts.prompt(prompt_id)
             return Reply.json({"prompt_id": found.prompt_id, "gpu_id": found.gpu_id, "state": found.state})
@@ -187,31 +191,3 @@ def make_site(control: Control) -> Site:
     site = QuietSite(Root(control), timeout=None)  # type: ignore[no-untyped-call]
     site.displayTracebacks = False
     return site
-
-
-def _body(request: Request) -> bytes:
-    if request.content is None:
-        return b""
-    request.content.seek(0)
-    body: bytes = request.content.read()
-    return body
-
-
-def _object(request: Request) -> dict[str, Any]:
-    body = _body(request)
-    if not body.strip():
-        return {}
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise GateError(400, "invalid_json", "The body is not JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise GateError(400, "invalid_json", "The body is not a JSON object")
-    return value
-
-
-def _text(fields: dict[str, Any], key: str) -> str | None:
-    value = fields.get(key)
-    if value is not None and not isinstance(value, str):
-        raise GateError(400, f"invalid_{key}", f"{key} has the wrong type", f'"{key}" must be a string.')
-    return value
