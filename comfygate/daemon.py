@@ -33,6 +33,7 @@ from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
 from comfygate.control.logs import Logs
 from comfygate.control.metrics import Metrics
+from comfygate.control.operations import Operations
 from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
@@ -47,6 +48,7 @@ from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.least_loaded import LeastLoaded
+from comfygate.shutdown import Shutdown, hearing_signals
 
 
 class Daemon(Service):
@@ -73,6 +75,11 @@ class Daemon(Service):
         self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler)
+        self._interrupts = Interrupts(self._books, plan.interrupt_policy)
+        self._operations = Operations(
+            self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
+        )
+        self._shutdown = Shutdown(self._books, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
         ledger.subscribe(self._outcomes)
@@ -102,14 +109,20 @@ class Daemon(Service):
 
     async def _stop(self) -> None:
         # Whatever fails in between, the processes are ended and the folder is let go.
+        with self._log.failuresHandled("letting prompts end"):
+            self._operations.close()
+            await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
-            self._reconciler.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
             await self._control_port.stopListening()
+        with self._log.failuresHandled("noting what waits"):
+            # Until here it took note of what ended in the meantime.
+            self._reconciler.stop()
+            self._shutdown.let_wait()
         with self._log.failuresHandled("ending the backends"):
             await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
         globalLogPublisher.removeObserver(self._book)
@@ -118,7 +131,11 @@ class Daemon(Service):
     def stopService(self) -> Deferred[None]:
         """End everything; fires when nothing is left."""
         super().stopService()  # type: ignore[no-untyped-call]
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop_hearing())
+
+    async def _stop_hearing(self) -> None:
+        with hearing_signals(self._reactor, self._shutdown.hurry):
+            await self._stop()
 
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
@@ -143,7 +160,7 @@ class Daemon(Service):
             books=self._books,
             acceptance=Acceptance(self._books, self._reconciler),
             listings=Listings(self._books, self._gpu_ports()),
-            interrupts=Interrupts(self._books, self._plan.interrupt_policy),
+            interrupts=self._interrupts,
             status=self._status,
             events=self._events,
             readings=self._readings,
@@ -151,7 +168,7 @@ class Daemon(Service):
             operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
             operations=OperatorRoutes(
                 books=self._books,
-                operations=_Missing(),
+                operations=self._operations,
                 reload=lambda: _Missing().reload(),
                 journal=None,
                 logs=self._logs,

@@ -106,6 +106,15 @@ class Ledger:
         self._expected[job.expected] += 1
         self._tell(job, JobState.WAITING, None)
 
+    def relocate(self, job: Job) -> None:
+        """A waiting job has another gate, other targets or another place from now on.
+
+        :param job: as it is to be; it is known by its prompt_id.
+        :raises KeyError: if it is not waiting.
+        """
+        self._stop_waiting(job.prompt_id)
+        self.accept(job)
+
     def assign(self, prompt_id: str, gpu_id: int) -> Held:
         """A waiting job is being sent to a backend.
 
@@ -163,6 +172,12 @@ class Ledger:
         self._gpus[gpu_id].strangers = strangers
 
     # What is known.
+
+    @property
+    def first_number(self) -> float:
+        """The smallest queue number of all jobs that wait or are held; 0 if there is none."""
+        held = (one.job.number for gpu in self._gpus.values() for one in gpu.held.values())
+        return min((*held, *(job.number for job in self.waiting)), default=0.0)
 
     def knows(self, prompt_id: str) -> bool:
         """Whether the id was accepted before, as far as is remembered."""

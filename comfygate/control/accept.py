@@ -51,6 +51,7 @@ class Acceptance:
             prompt is in the queue, or ComfyUI's own refusal (400).
         :raises GateError: 400, 503 or 504, with nothing queued.
         """
+        self._books.check_open()
         submission = parse_submission(body)
         targets = self._targets(gate, pin)
         self._check_room(len(body))
@@ -74,6 +75,7 @@ class Acceptance:
         # Others were accepted meanwhile, and backends came and went.
         now_expected = self._expected(gate, submission, targets)
         job = self._job(gate, submission, targets, expected if now_expected is None else now_expected, found["outputs"])
+        self._books.check_open()
         self._check_room(job.size)
         self._ledger.accept(job)
         self._books.changed()
@@ -109,6 +111,9 @@ class Acceptance:
         self, gate: GateRouting, submission: Submission, targets: tuple[int, ...], expected: int
     ) -> Answer:
         # Without the companion a prompt can only be validated by queueing it.
+        if self._books.view(expected).draining:
+            details = "Nothing was queued; send the prompt again when it takes prompts again, or to another port."
+            raise GateError(503, "draining", f"GPU {expected} takes no prompts now", details, retry_after=10)
         job = self._job(gate, submission, targets, expected, [])
         self._check_room(job.size, beside=len(self._ledger.held_by(expected)))
         self._ledger.accept(job)

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -18,6 +18,7 @@ from comfygate.control.books import Books
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
+from comfygate.control.operations import Operations
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener
@@ -156,7 +157,13 @@ class FakeBackend:
 
     def stop(self) -> Any: ...
 
-    def restart(self) -> Any: ...
+    def restart(self) -> Deferred[None]:
+        """End it, and begin to start it; a test says when it is READY."""
+        self.cause = RestartCause.REQUESTED
+        self.restarts += 1
+        for state in (BackendState.STOPPING, BackendState.STOPPED, BackendState.STARTING):
+            self.become(state)
+        return succeed(None)
 
     def subscribe(self, listener: IBackendListener) -> None:
         self._listeners.append(listener)
@@ -192,6 +199,10 @@ class House:
         self.dispatcher = Dispatcher(self.books, self.reconciler)
         self.acceptance = Acceptance(self.books, self.reconciler)
         self.interrupts = Interrupts(self.books, LedgerLookup())
+        self.remembered: list[frozenset[int]] = []
+        self.operations = Operations(
+            self.books, self.reconciler, self.interrupts, start_timeout=60.0, remember=self.remembered.append
+        )
         self.listings = Listings(self.books, {n: 8181 + n for n in everything})
 
     def turn(self) -> None:

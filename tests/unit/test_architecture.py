@@ -42,6 +42,7 @@ TIERS = {
         "comfygate.daemon",
         "comfygate.plan",
         "comfygate.ports",
+        "comfygate.shutdown",
         "comfygate.tap",
         "comfygate.testing",
         "twisted.plugins.comfygate_plugin",
