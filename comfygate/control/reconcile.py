@@ -158,7 +158,9 @@ class Reconciler:
             return
         if end is not None:
             self._ledger.end(held.job.prompt_id, end.state, end.reason)
-        elif held.job.prompt_id in self._books.recalling - self._books.removing:
+        elif held.job.prompt_id in self._books.recalling:
+            return
+        elif held.job.prompt_id in self._books.recalled - self._books.removing:
             self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         elif held.state is JobState.UNCLEAR:
             self._try_again(held, blamed=True)
