@@ -90,7 +90,7 @@ class Daemon(Service):
         self._operations = Operations(
             self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
         )
-        self._shutdown = Shutdown(self._books, self._operations.recall, config.shutdown_grace)
+        self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
         ledger.subscribe(self._outcomes)
