@@ -209,6 +209,10 @@ def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBacken
         arguments=(*config.arguments, *overrides.arguments),
         start_timeout=config.start_timeout,
         stop_grace=config.stop_grace,
+        restart_delay=config.restart_delay,
+        restart_delay_max=config.restart_delay_max,
+        hang_timeout=config.hang_timeout,
+        stall_timeout=config.stall_timeout,
         log_size=config.log_size,
         log_files=config.log_files,
     )
