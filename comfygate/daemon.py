@@ -28,6 +28,7 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.failures import Failures
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
@@ -71,6 +72,8 @@ class Daemon(Service):
         self._dispatcher = Dispatcher(self._books, self._reconciler)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
+        self._failures = Failures(self._fleet, reactor)
+        ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
         sensors = Devices(dict(nvml_uuids(plan.devices)))
@@ -87,6 +90,7 @@ class Daemon(Service):
         )
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
+        self._failures.start()
         herald = Herald(self._plan)
         for backend in self._fleet:
             backend.subscribe(herald)
@@ -97,6 +101,7 @@ class Daemon(Service):
         # Whatever fails in between, the processes are ended and the folder is let go.
         with self._log.failuresHandled("closing the ports"):
             self._reconciler.stop()
+            self._failures.stop()
             self._events.close()
             self._readings.close()
             # Clients get their answers and closing handshakes while the backends still run.

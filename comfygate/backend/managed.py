@@ -266,7 +266,7 @@ class ManagedBackend:
                 port=self.address[1] if self.address else None,
                 companion="with the companion" if self.has_companion else "without the companion",
             )
-        elif record.state is BackendState.DOWN:
+        elif record.state is BackendState.DOWN and record.cause is not RestartCause.REQUESTED:
             delay = record.retry_at - self._reactor.seconds()
             self.log.warn(
                 "GPU {gpu} went down: {reason}{said}; starting again in {delay:.1f} s",
