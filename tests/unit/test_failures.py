@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from comfygate.control.failures import Failures, Remedy, Row, Symptom, symptom
 from comfygate.errors import BackendUnclear
+from comfygate.history import outcome
 from comfygate.model import BackendState, Job, JobState, RestartCause
 from tests.unit.fakes import House, raising
 
@@ -134,7 +134,12 @@ def test_nothing_is_done_after_the_end(failures: Failures, house: House) -> None
     assert house.backends[1].condemned == []
 
 
-def test_the_ledger_tells(failures: Failures, house: House) -> None:
-    """What ComfyUI writes into its history arrives as the reason."""
-    house.ledger.subscribe(failures)
-    assert Path(__file__).exists()
+def test_what_comfyui_writes_into_its_history_arrives() -> None:
+    error = {
+        "node_type": "VAEDecode",
+        "exception_type": "torch.AcceleratorError",
+        "exception_message": "CUDA error:\n x",
+    }
+    assert symptom(outcome({"status": {"messages": [["execution_error", error]]}}).reason) is Symptom.BROKEN_CONTEXT
+    error = {"node_type": "KSampler", "exception_type": "torch.OutOfMemoryError", "exception_message": "Allocation"}
+    assert symptom(outcome({"status": {"messages": [["execution_error", error]]}}).reason) is Symptom.OUT_OF_MEMORY

@@ -25,7 +25,7 @@ class Patient:
     clock: Clock
     fault: Exception | None = None
     silent: bool = False
-    answer: BackendQueue = BackendQueue()
+    answer: BackendQueue = field(factory=BackendQueue)
     listed: Callable[[BackendQueue], None] = lambda queue: None
     checks: list[float] = field(factory=list)
     lists: int = 0
