@@ -66,9 +66,11 @@ class Daemon(Service):
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
         self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
         self._reconciler = Reconciler(self._books)
-        self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
+        self._ports = Ports(
+            reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
+        )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._ports.is_heard)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
         ledger.subscribe(self._outcomes)
