@@ -28,14 +28,17 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
+from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry
-from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.interfaces import IBackend, IBackendListener, IJournal
+from comfygate.journal.none import NullJournal
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
 from comfygate.plan import Plan
@@ -64,17 +67,27 @@ class Daemon(Service):
         self._fleet = Fleet(make_backends(reactor, plan))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
-        self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
+        self._journal: IJournal = NullJournal()
+        self._books = Books(
+            self._fleet,
+            ledger,
+            plan.routings,
+            reactor,
+            config.prefetch,
+            retries=config.retries,
+            queue_when_down=config.when_down == "queue",
+        )
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(
             reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
         )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler, self._ports.is_heard)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
+        ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
         sensors = Devices(dict(nvml_uuids(plan.devices)))
         self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
         self._status = Status(self._telemetry())
@@ -134,8 +147,9 @@ class Daemon(Service):
     def _control(self) -> Control:
         return Control(
             books=self._books,
-            acceptance=Acceptance(self._books, self._reconciler),
+            acceptance=Acceptance(self._books, self._reconciler, self._journal),
             listings=Listings(self._books, self._gpu_ports()),
+            histories=Histories(self._books, self._journal),
             interrupts=Interrupts(self._books, self._plan.interrupt_policy),
             status=self._status,
             events=self._events,

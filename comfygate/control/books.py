@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
@@ -10,9 +11,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.history import failed_entry
 from comfygate.interfaces import IStatusSource
 from comfygate.ledger import Ledger
-from comfygate.model import BackendView
+from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
 
 
@@ -20,21 +22,42 @@ class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
     :param prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar retries: how often a job is tried again whose backend died while it ran.
+    :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
+        will be back.
+    :ivar stopping: whether the daemon is, and accepts no more jobs.
+    :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
+        to be tried again, whatever becomes of their backend.
     :ivar draining: GPUs that are to get no further jobs.
     """
 
     _log = Logger()
 
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, gates: Sequence[GateRouting], clock: IReactorTime, prefetch: int
+        self,
+        fleet: Fleet,
+        ledger: Ledger,
+        gates: Sequence[GateRouting],
+        clock: IReactorTime,
+        prefetch: int,
+        *,
+        retries: int = 1,
+        queue_when_down: bool = True,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.fleet = fleet
         self.ledger = ledger
         self.gates = {gate.name: gate for gate in gates}
         self.clock = clock
         self.removing: set[str] = set()
+        self.unwanted: set[str] = set()
         self.draining: set[int] = set()
+        self.retries = retries
+        self.queue_when_down = queue_when_down
+        self.stopping = False
+        self.wall_clock = wall_clock
         self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
@@ -47,6 +70,17 @@ class Books:
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""
         return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
+
+    def fail(self, prompt_id: str, reason: str, state: JobState = JobState.FAILED) -> None:
+        """A held job has ended by our decision; its client finds the reason in the history, as ComfyUI's own errors.
+
+        :param state: FAILED; UNKNOWN where it may have ended well; CANCELLED
+            where somebody wanted that.
+        """
+        held = self.ledger.held(prompt_id)
+        if held is not None:
+            record = failed_entry(held.job, reason, self.wall_clock())
+            self.ledger.end(prompt_id, state, reason, record, told=False)
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher`, with no arguments, after every change of queue or backends."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.events import Events
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
@@ -42,6 +44,7 @@ class Control:
     books: Books
     acceptance: Acceptance
     listings: Listings
+    histories: Histories
     interrupts: Interrupts
     status: Status
     events: Events
@@ -62,6 +65,8 @@ class Control:
             (b"POST", b"/queue"): self.post_queue,
             (b"GET", b"/queue/all"): self.get_queue_all,
             (b"POST", b"/interrupt"): self.post_interrupt,
+            (b"GET", b"/history"): self.get_histories,
+            (b"POST", b"/history"): self.post_history,
             (b"GET", b"/comfygate/status"): self.get_status,
             (b"GET", b"/comfygate/events"): self.get_events,
             (b"GET", b"/comfygate/metrics"): self.get_metrics,
@@ -99,13 +104,9 @@ class Control:
         wanted = _object(request)
         if wanted.get("clear"):
             await self.interrupts.remove_pending(gate, None)
-        delete = wanted.get("delete", [])
-        if not isinstance(delete, list):
-            raise GateError(
-                400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.'
-            )
+        delete = _deleted(wanted)
         if delete:
-            await self.interrupts.remove_pending(gate, map(str, delete))
+            await self.interrupts.remove_pending(gate, delete)
         return Reply()
 
     async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
@@ -122,9 +123,24 @@ class Control:
         return Reply()
 
     async def get_history(self, gate: GateRouting, request: Request) -> Reply:
-        """GET /history/{id}: from whichever GPU ran the prompt; ``{}`` if none knows it."""
+        """GET /history/{id}: how a prompt ended; ``{}`` if it has not, or nobody knows it."""
         prompt_id = plain_path(request.path).removeprefix(b"/history/").decode(errors="replace")
-        return Reply.json(await self.listings.history(gate, prompt_id))
+        return Reply.text(await self.histories.one(gate, prompt_id))
+
+    async def get_histories(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /history?max_items&offset: how prompts ended, by id, the newest last."""
+        most, offset = (_whole_number(request, name) for name in (b"max_items", b"offset"))
+        return Reply.text(await self.histories.newest(gate, most, offset))
+
+    async def post_history(self, gate: GateRouting, request: Request) -> Reply:
+        """POST /history ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
+        wanted = _object(request)
+        if wanted.get("clear"):
+            await self.histories.forget(gate, None)
+        delete = _deleted(wanted)
+        if delete:
+            await self.histories.forget(gate, delete)
+        return Reply()
 
     async def get_status(self, gate: GateRouting, request: Request) -> Reply:
         """GET /comfygate/status: everything at a glance, the same on every port."""
@@ -208,6 +224,23 @@ def _object(request: Request) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise GateError(400, "invalid_json", "The body is not a JSON object")
     return value
+
+
+def _deleted(fields: dict[str, Any]) -> list[str]:
+    delete = fields.get("delete", [])
+    if not isinstance(delete, list):
+        raise GateError(400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.')
+    return list(map(str, delete))
+
+
+def _whole_number(request: Request, name: bytes) -> int | None:
+    given = request.args.get(name, [None])[0] if request.args else None
+    if given is None:
+        return None
+    if re.fullmatch(rb"[+-]?[0-9]{1,18}", given) is None:
+        key = name.decode()
+        raise GateError(400, f"invalid_{key}", f"{key} is not a whole number", f"{key} must be a whole number.")
+    return int(given)
 
 
 def _text(fields: dict[str, Any], key: str) -> str | None:
