@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from attrs import evolve, field, frozen
 from twisted.web.http import Request
@@ -16,7 +14,7 @@ from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.events import Events
-from comfygate.control.fields import body_of, object_of, text_in
+from comfygate.control.fields import body_of, deleted_in, object_of, text_in, whole_number_of
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
@@ -109,7 +107,7 @@ class Control:
         wanted = object_of(request)
         if wanted.get("clear"):
             await self.interrupts.remove_pending(gate, None)
-        delete = _deleted(wanted)
+        delete = deleted_in(wanted)
         if delete:
             await self.interrupts.remove_pending(gate, delete)
         return Reply()
@@ -134,7 +132,7 @@ class Control:
 
     async def get_histories(self, gate: GateRouting, request: Request) -> Reply:
         """GET /history?max_items&offset: how prompts ended, by id, the newest last."""
-        most, offset = (_whole_number(request, name) for name in (b"max_items", b"offset"))
+        most, offset = (whole_number_of(request, name) for name in ("max_items", "offset"))
         return Reply.text(await self.histories.newest(gate, most, offset))
 
     async def post_history(self, gate: GateRouting, request: Request) -> Reply:
@@ -142,7 +140,7 @@ class Control:
         wanted = object_of(request)
         if wanted.get("clear"):
             await self.histories.forget(gate, None)
-        delete = _deleted(wanted)
+        delete = deleted_in(wanted)
         if delete:
             await self.histories.forget(gate, delete)
         return Reply()
@@ -208,20 +206,3 @@ def make_site(control: Control) -> Site:
     site = QuietSite(Root(control), timeout=None)  # type: ignore[no-untyped-call]
     site.displayTracebacks = False
     return site
-
-
-def _deleted(fields: dict[str, Any]) -> list[str]:
-    delete = fields.get("delete", [])
-    if not isinstance(delete, list):
-        raise GateError(400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.')
-    return list(map(str, delete))
-
-
-def _whole_number(request: Request, name: bytes) -> int | None:
-    given = request.args.get(name, [None])[0] if request.args else None
-    if given is None:
-        return None
-    if re.fullmatch(rb"[+-]?[0-9]{1,18}", given) is None:
-        key = name.decode()
-        raise GateError(400, f"invalid_{key}", f"{key} is not a whole number", f"{key} must be a whole number.")
-    return int(given)
