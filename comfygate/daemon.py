@@ -11,7 +11,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import Logger
+from twisted.logger import Logger, globalLogPublisher
 from zope.interface import implementer
 
 from comfygate.backend.attempt import Setup
@@ -28,15 +28,21 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
+from comfygate.control.logbook import LogBook
+from comfygate.control.logs import Logs
 from comfygate.control.metrics import Metrics
+from comfygate.control.operations import Operations
+from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry
+from comfygate.errors import GateError
 from comfygate.interfaces import IBackend, IBackendListener, IJournal
 from comfygate.journal.none import NullJournal
 from comfygate.ledger import Ledger
@@ -46,6 +52,7 @@ from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.least_loaded import LeastLoaded
+from comfygate.shutdown import Shutdown, hearing_signals
 
 
 class Daemon(Service):
@@ -83,8 +90,15 @@ class Daemon(Service):
         )
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
+        self._interrupts = Interrupts(self._books, plan.interrupt_policy)
+        self._operations = Operations(
+            self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
+        )
+        self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
+        self._failures = Failures(self._fleet, reactor)
+        ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
         ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
@@ -92,16 +106,20 @@ class Daemon(Service):
         self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
         self._status = Status(self._telemetry())
         self._events = Events(self._status, reactor, self._readings.refresh)
+        self._book = LogBook(reactor.callFromThread)
+        self._logs = Logs(self._book, self._fleet, reactor, partial(call_in_thread, reactor))
 
     def startService(self) -> None:
         """Open the ports, then start the backends behind them."""
         super().startService()  # type: ignore[no-untyped-call]
+        globalLogPublisher.addObserver(self._book)
         site = make_site(self._control())
         self._control_port = self._reactor.listenUNIX(
             self._plan.config.control_socket, site, backlog=BACKLOG, mode=0o600
         )
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
+        self._failures.start()
         herald = Herald(self._plan)
         for backend in self._fleet:
             backend.subscribe(herald)
@@ -110,21 +128,34 @@ class Daemon(Service):
 
     async def _stop(self) -> None:
         # Whatever fails in between, the processes are ended and the folder is let go.
+        with self._log.failuresHandled("letting prompts end"):
+            self._operations.close()
+            await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
-            self._reconciler.stop()
+            self._failures.stop()
             self._events.close()
+            self._logs.close()
             self._readings.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
             await self._control_port.stopListening()
+        with self._log.failuresHandled("noting what waits"):
+            # Until here it took note of what ended in the meantime.
+            self._reconciler.stop()
+            self._shutdown.let_wait()
         with self._log.failuresHandled("ending the backends"):
             await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
+        globalLogPublisher.removeObserver(self._book)
         self._folder.release()
 
     def stopService(self) -> Deferred[None]:
         """End everything; fires when nothing is left."""
         super().stopService()  # type: ignore[no-untyped-call]
-        return Deferred.fromCoroutine(self._stop())
+        return Deferred.fromCoroutine(self._stop_hearing())
+
+    async def _stop_hearing(self) -> None:
+        with hearing_signals(self._reactor, self._shutdown.hurry):
+            await self._stop()
 
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
@@ -150,13 +181,28 @@ class Daemon(Service):
             acceptance=Acceptance(self._books, self._reconciler, self._journal),
             listings=Listings(self._books, self._gpu_ports()),
             histories=Histories(self._books, self._journal),
-            interrupts=Interrupts(self._books, self._plan.interrupt_policy),
+            interrupts=self._interrupts,
             status=self._status,
             events=self._events,
             readings=self._readings,
             metrics=Metrics(self._telemetry()),
             operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
+            operations=OperatorRoutes(
+                books=self._books,
+                operations=self._operations,
+                reload=lambda: _Missing().reload(),
+                journal=None,
+                logs=self._logs,
+                wall_clock=time.time,
+            ),
         )
+
+
+class _Missing:
+    """What is not joined yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise GateError(501, "not_available", f"This ComfyGate cannot {name}")
 
 
 @implementer(IBackendListener)
@@ -225,6 +271,10 @@ def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBacken
         arguments=(*config.arguments, *overrides.arguments),
         start_timeout=config.start_timeout,
         stop_grace=config.stop_grace,
+        restart_delay=config.restart_delay,
+        restart_delay_max=config.restart_delay_max,
+        hang_timeout=config.hang_timeout,
+        stall_timeout=config.stall_timeout,
         log_size=config.log_size,
         log_files=config.log_files,
     )

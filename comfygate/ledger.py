@@ -108,6 +108,15 @@ class Ledger:
         self._expected[job.expected] += 1
         self._tell(job, JobState.WAITING, None)
 
+    def relocate(self, job: Job) -> None:
+        """A waiting job has another gate, other targets or another place from now on.
+
+        :param job: as it is to be; it is known by its prompt_id.
+        :raises KeyError: if it is not waiting.
+        """
+        self._stop_waiting(job.prompt_id)
+        self.accept(job)
+
     def assign(self, prompt_id: str, gpu_id: int) -> Held:
         """A waiting job is being sent to a backend.
 
@@ -180,6 +189,12 @@ class Ledger:
 
     # What is known.
 
+    @property
+    def first_number(self) -> float:
+        """The smallest queue number of all jobs that wait or are held; 0 if there is none."""
+        held = (one.job.number for gpu in self._gpus.values() for one in gpu.held.values())
+        return min((*held, *(job.number for job in self.waiting)), default=0.0)
+
     def knows(self, prompt_id: str) -> bool:
         """Whether the id was accepted before, as far as is remembered."""
         return prompt_id in self.waiting or prompt_id in self._where or prompt_id in self._ended
@@ -200,6 +215,10 @@ class Ledger:
     def held_by(self, gpu_id: int) -> list[Held]:
         """The jobs that a backend holds, in running order."""
         return sorted(self._gpus[gpu_id].held.values(), key=lambda held: held.job.order)
+
+    def strangers(self, gpu_id: int) -> tuple[Stranger, ...]:
+        """The jobs in a backend's queue that did not come through us."""
+        return self._gpus[gpu_id].strangers
 
     def suspects(self, gpu_id: int) -> list[Held]:
         """The jobs that run on a GPU, as far as can be told: those that it said run, or else the next in order.

@@ -69,8 +69,7 @@ class Acceptance:
             prompt is in the queue and in the journal, or ComfyUI's own refusal (400).
         :raises GateError: 400, 503 or 504, with nothing queued.
         """
-        if self._books.stopping:
-            raise GateError(503, "stopping", "ComfyGate is stopping and accepts no prompts", retry_after=10)
+        self._books.check_open()
         submission = parse_submission(body)
         targets = self._targets(gate, pin)
         self._check_room(len(body))
@@ -91,6 +90,7 @@ class Acceptance:
         # Without anyone to validate it, ComfyUI judges it when it is handed over.
         found = {"outputs": [], "node_errors": {}} if checked is None else orjson.loads(checked.body)
         # Others were accepted meanwhile, and backends came and went.
+        self._books.check_open()
         with contextlib.suppress(GateError):
             expected = self._expected(gate, submission, targets)
         job = self._job(gate, submission, targets, expected, found["outputs"])
@@ -158,6 +158,9 @@ class Acceptance:
         self, gate: GateRouting, submission: Submission, targets: tuple[int, ...], expected: int
     ) -> Answer:
         # Without the companion a prompt can only be validated by queueing it.
+        if self._books.view(expected).draining:
+            details = "Nothing was queued; send the prompt again when it takes prompts again, or to another port."
+            raise GateError(503, "draining", f"GPU {expected} takes no prompts now", details, retry_after=10)
         job = self._job(gate, submission, targets, expected, [])
         self._check_room(job.size, beside=len(self._ledger.held_by(expected)))
         await self._enter(job)

@@ -6,16 +6,21 @@ import time
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.errors import GateError
 from comfygate.history import failed_entry
 from comfygate.interfaces import IStatusSource
 from comfygate.ledger import Ledger
 from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
+
+_START = 10.0
+"""Seconds from the end of a daemon until its successor may be expected to answer."""
 
 
 class Books:
@@ -25,12 +30,16 @@ class Books:
     :ivar retries: how often a job is tried again whose backend died while it ran.
     :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
         will be back.
-    :ivar stopping: whether the daemon is, and accepts no more jobs.
     :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
+    :ivar recalled: ids that a backend was told to give back, and nobody knows whether it did: if they are gone from
+        its queue, they wait with us again.
     :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
         to be tried again, whatever becomes of their backend.
     :ivar draining: GPUs that are to get no further jobs.
+    :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
+        or handed over any more.
     """
 
     _log = Logger()
@@ -53,10 +62,12 @@ class Books:
         self.clock = clock
         self.removing: set[str] = set()
         self.unwanted: set[str] = set()
+        self.recalling: set[str] = set()
+        self.recalled: set[str] = set()
         self.draining: set[int] = set()
+        self.closing: float | None = None
         self.retries = retries
         self.queue_when_down = queue_when_down
-        self.stopping = False
         self.wall_clock = wall_clock
         self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
@@ -65,7 +76,8 @@ class Books:
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
         view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
-        return evolve(view, draining=True) if gpu_id in self.draining else view
+        draining = gpu_id in self.draining or self.closing is not None
+        return evolve(view, draining=True) if draining else view
 
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""
@@ -82,6 +94,47 @@ class Books:
             record = failed_entry(held.job, reason, self.wall_clock())
             self.ledger.end(prompt_id, state, reason, record, told=False)
 
+    def close(self, grace: float) -> None:
+        """Begin nothing more.
+
+        :param grace: seconds until what runs is ended.
+        """
+        self.closing = self.clock.seconds() + grace
+        self.changed()
+
+    def check_open(self) -> None:
+        """See whether anything new is begun.
+
+        :raises GateError: 503 ``stopping``, with Retry-After, once the daemon is being stopped.
+        """
+        if self.closing is not None:
+            retry_after = max(0.0, self.closing - self.clock.seconds()) + _START
+            details = "Nothing was queued; send the request again once it is back."
+            raise GateError(503, "stopping", "ComfyGate is being stopped", details, retry_after=retry_after)
+
+    async def until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait for something that comes with a change of queue or backends.
+
+        :param seconds: how long at most.
+        :return: whether it came.
+        """
+        if condition():
+            return True
+        waiting: Deferred[bool] = Deferred()
+
+        def look() -> None:
+            if not waiting.called and condition():
+                waiting.callback(True)
+
+        late = None if seconds is None else self.clock.callLater(seconds, waiting.callback, False)
+        self._watchers.append(look)
+        try:
+            return await waiting
+        finally:
+            self._watchers.remove(look)
+            if late is not None and late.active():
+                late.cancel()
+
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher`, with no arguments, after every change of queue or backends."""
         self._watchers.append(watcher)
@@ -94,7 +147,7 @@ class Books:
 
     def _announce(self) -> None:
         self._announcing = False
-        for watcher in self._watchers:
+        for watcher in tuple(self._watchers):
             with self._log.failuresHandled("telling {watcher} of a change", watcher=watcher):
                 watcher()
 

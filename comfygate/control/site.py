@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import orjson
 from attrs import evolve, field, frozen
 from twisted.web.http import Request
 from twisted.web.resource import Resource
@@ -17,10 +14,12 @@ from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.events import Events
+from comfygate.control.fields import body_of, deleted_in, object_of, text_in, whole_number_of
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
+from comfygate.control.operator import OperatorRoutes
 from comfygate.control.replies import Reply, Stream, respond
 from comfygate.control.status import Status
 from comfygate.errors import GateError
@@ -39,6 +38,7 @@ class Control:
 
     :ivar operator: the gate that a request on the control socket itself speaks
         for: all GPUs.
+    :ivar operations: what only the operator may ask for.
     """
 
     books: Books
@@ -51,6 +51,7 @@ class Control:
     readings: Readings
     metrics: Metrics
     operator: GateRouting
+    operations: OperatorRoutes
     page: StatusPage = field(factory=StatusPage.load)
 
     def endpoint(self, method: bytes, path: bytes) -> Endpoint:
@@ -78,6 +79,8 @@ class Control:
         if found is None and path in self.page and method in (b"GET", b"HEAD"):
             found = self.page.get
         if found is None:
+            found = self.operations.endpoint(method, path)
+        if found is None:
             raise GateError(404, "not_found", f"There is no {path.decode(errors='replace')} here")
         return found
 
@@ -88,7 +91,7 @@ class Control:
     async def post_prompt(self, gate: GateRouting, request: Request) -> Reply:
         """POST /prompt: queue a prompt."""
         pin = request.getHeader("X-Target-GPU")
-        answer = await self.acceptance.submit(gate, _body(request), pin)
+        answer = await self.acceptance.submit(gate, body_of(request), pin)
         return Reply.text((answer.body,), answer.status)
 
     async def get_queue(self, gate: GateRouting, request: Request) -> Reply:
@@ -101,18 +104,18 @@ class Control:
 
     async def post_queue(self, gate: GateRouting, request: Request) -> Reply:
         """POST /queue ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
-        wanted = _object(request)
+        wanted = object_of(request)
         if wanted.get("clear"):
             await self.interrupts.remove_pending(gate, None)
-        delete = _deleted(wanted)
+        delete = deleted_in(wanted)
         if delete:
             await self.interrupts.remove_pending(gate, delete)
         return Reply()
 
     async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
         """POST /interrupt ``{"prompt_id": id}``, or without one whatever runs here."""
-        wanted = _object(request)
-        prompt_id, client_id = _text(wanted, "prompt_id"), _text(wanted, "client_id")
+        wanted = object_of(request)
+        prompt_id, client_id = text_in(wanted, "prompt_id"), text_in(wanted, "client_id")
         if prompt_id:
             found = await self.interrupts.prompt(prompt_id)
             return Reply.json({"prompt_id": found.prompt_id, "gpu_id": found.gpu_id, "state": found.state})
@@ -129,15 +132,15 @@ class Control:
 
     async def get_histories(self, gate: GateRouting, request: Request) -> Reply:
         """GET /history?max_items&offset: how prompts ended, by id, the newest last."""
-        most, offset = (_whole_number(request, name) for name in (b"max_items", b"offset"))
+        most, offset = (whole_number_of(request, name) for name in ("max_items", "offset"))
         return Reply.text(await self.histories.newest(gate, most, offset))
 
     async def post_history(self, gate: GateRouting, request: Request) -> Reply:
         """POST /history ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
-        wanted = _object(request)
+        wanted = object_of(request)
         if wanted.get("clear"):
             await self.histories.forget(gate, None)
-        delete = _deleted(wanted)
+        delete = deleted_in(wanted)
         if delete:
             await self.histories.forget(gate, delete)
         return Reply()
@@ -203,48 +206,3 @@ def make_site(control: Control) -> Site:
     site = QuietSite(Root(control), timeout=None)  # type: ignore[no-untyped-call]
     site.displayTracebacks = False
     return site
-
-
-def _body(request: Request) -> bytes:
-    if request.content is None:
-        return b""
-    request.content.seek(0)
-    body: bytes = request.content.read()
-    return body
-
-
-def _object(request: Request) -> dict[str, Any]:
-    body = _body(request)
-    if not body.strip():
-        return {}
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise GateError(400, "invalid_json", "The body is not JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise GateError(400, "invalid_json", "The body is not a JSON object")
-    return value
-
-
-def _deleted(fields: dict[str, Any]) -> list[str]:
-    delete = fields.get("delete", [])
-    if not isinstance(delete, list):
-        raise GateError(400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.')
-    return list(map(str, delete))
-
-
-def _whole_number(request: Request, name: bytes) -> int | None:
-    given = request.args.get(name, [None])[0] if request.args else None
-    if given is None:
-        return None
-    if re.fullmatch(rb"[+-]?[0-9]{1,18}", given) is None:
-        key = name.decode()
-        raise GateError(400, f"invalid_{key}", f"{key} is not a whole number", f"{key} must be a whole number.")
-    return int(given)
-
-
-def _text(fields: dict[str, Any], key: str) -> str | None:
-    value = fields.get(key)
-    if value is not None and not isinstance(value, str):
-        raise GateError(400, f"invalid_{key}", f"{key} has the wrong type", f'"{key}" must be a string.')
-    return value

@@ -97,7 +97,7 @@ def test_a_prompt_does_not_wait_for_a_gpu_that_was_given_up() -> None:
 
 def test_nothing_is_accepted_while_the_daemon_stops() -> None:
     house = House()
-    house.books.stopping = True
+    house.books.close(10.0)
     error = refused(house, house.hub)
     assert (error.status, error.type) == (503, "stopping")
 

@@ -43,6 +43,7 @@ TIERS = {
         "comfygate.daemon",
         "comfygate.plan",
         "comfygate.ports",
+        "comfygate.shutdown",
         "comfygate.tap",
         "comfygate.testing",
         "twisted.plugins.comfygate_plugin",
