@@ -21,7 +21,8 @@ class Screen(Console):
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         terminal = stream.isatty()
         colored = terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        width = int(columns) if (columns := environ.get("COLUMNS", "")).isascii() and columns.isdigit() else 0
+        told = environ.get("COLUMNS", "")
+        width = int(told) if told.isascii() and told.isdigit() and len(told) < 5 else 0
         super().__init__(
             file=stream,
             force_terminal=terminal,
@@ -37,10 +38,14 @@ class Screen(Console):
         """Let the program end as it does after any broken pipe."""
         raise BrokenPipeError
 
-    def lines(self, *shown: RenderableType) -> None:
-        """Print things one below the other."""
-        for one in shown:
-            self.print(one, no_wrap=False)
+    def show(self, *shown: RenderableType) -> None:
+        """Print things one below the other; a line of text is left as long as it is."""
+        with self.capture() as capture:
+            for one in shown:
+                self.print(one, soft_wrap=isinstance(one, Text))
+        # What fills tables up to their edge nobody sees, and programs trip over.
+        self.file.writelines(f"{line.rstrip(' ')}\n" for line in capture.get().split("\n")[:-1])
+        self.file.flush()
 
 
 def screen(environ: Mapping[str, str], stream: TextIO | None = None) -> Screen:

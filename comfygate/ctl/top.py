@@ -56,8 +56,8 @@ class Watch:
     def _follow(self) -> None:
         while True:
             try:
-                for self.status in self._client.statuses():
-                    self.error = None
+                for status in self._client.statuses():
+                    self.status, self.error = status, None
                     self._tell()
                 self.error = CtlError("the daemon has ended")
             except CtlError as error:
