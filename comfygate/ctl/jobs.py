@@ -12,7 +12,7 @@ from rich.text import Text
 
 from comfygate.ctl.client import Client, in_words
 from comfygate.ctl.errors import RefusedError
-from comfygate.ctl.screen import Screen, columns, print_json, print_json_line, state
+from comfygate.ctl.screen import Screen, add_row, columns, print_json, print_json_line, state
 from comfygate.ctl.words import number, plain, since
 
 SHORTEST = 4
@@ -99,7 +99,7 @@ def table(jobs: Iterable[Job], now: Any, width: int) -> Table:
             plain(job["client_id"]) or "-",
             since(job["accepted"], now) or "-",
         ]
-        shown.add_row(*(Text(one) if isinstance(one, str) else one for one in cells))
+        add_row(shown, cells)
     return shown
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from comfygate.ctl.client import Client
 from comfygate.ctl.jobs import resolve
-from comfygate.ctl.screen import Screen, columns, print_json, state
+from comfygate.ctl.screen import Screen, add_row, columns, print_json, state
 from comfygate.ctl.words import is_number, moment, number, plain, size
 
 _MOST = 100_000
@@ -114,5 +114,5 @@ def _table(jobs: Iterable[dict[str, Any]], width: int) -> Table:
             moment(job.get("accepted")) if width >= _FULL_IDS else moment(job.get("accepted"))[5:16],
             plain(job.get("reason")),
         ]
-        table.add_row(*(Text(one) if isinstance(one, str) else one for one in cells))
+        add_row(table, cells)
     return table
