@@ -29,6 +29,8 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.failures import Failures
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
@@ -41,7 +43,8 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry
 from comfygate.errors import GateError
-from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.interfaces import IBackend, IBackendListener, IJournal
+from comfygate.journal.none import NullJournal
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
 from comfygate.plan import Plan
@@ -71,18 +74,29 @@ class Daemon(Service):
         self._fleet = Fleet(make_backends(reactor, plan))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
-        self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
+        self._journal: IJournal = NullJournal()
+        self._books = Books(
+            self._fleet,
+            ledger,
+            plan.routings,
+            reactor,
+            config.prefetch,
+            retries=config.retries,
+            queue_when_down=config.when_down == "queue",
+        )
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
             self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
         )
-        self._shutdown = Shutdown(self._books, self._operations.recall, config.shutdown_grace)
+        self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
+        self._failures = Failures(self._fleet, reactor)
+        ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
         sensors = Devices(dict(nvml_uuids(plan.devices)))
@@ -102,6 +116,7 @@ class Daemon(Service):
         )
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
+        self._failures.start()
         herald = Herald(self._plan)
         for backend in self._fleet:
             backend.subscribe(herald)
@@ -114,6 +129,7 @@ class Daemon(Service):
             self._operations.close()
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
+            self._failures.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -159,8 +175,9 @@ class Daemon(Service):
     def _control(self) -> Control:
         return Control(
             books=self._books,
-            acceptance=Acceptance(self._books, self._reconciler),
+            acceptance=Acceptance(self._books, self._reconciler, self._journal),
             listings=Listings(self._books, self._gpu_ports()),
+            histories=Histories(self._books, self._journal),
             interrupts=self._interrupts,
             status=self._status,
             events=self._events,
@@ -252,6 +269,10 @@ def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBacken
         arguments=(*config.arguments, *overrides.arguments),
         start_timeout=config.start_timeout,
         stop_grace=config.stop_grace,
+        restart_delay=config.restart_delay,
+        restart_delay_max=config.restart_delay_max,
+        hang_timeout=config.hang_timeout,
+        stall_timeout=config.stall_timeout,
         log_size=config.log_size,
         log_files=config.log_files,
     )
