@@ -101,11 +101,20 @@ class IComfyUI(Interface):
     async def history(prompt_id: str) -> dict[str, Any] | None:
         """Tell how a prompt ended: GET /history/{id}; ``None`` if it did not, or is not known."""
 
+    async def histories(newest: int | None) -> dict[str, dict[str, Any]]:
+        """List how prompts ended, the newest last: GET /history."""
+
+    async def forget(prompt_ids: Iterable[str] | None) -> None:
+        """Drop these entries of its history, or all: POST /history."""
+
     async def interrupt(prompt_id: str | None) -> None:
         """Stop what runs, if it is `prompt_id` or that is ``None``: POST /interrupt."""
 
     async def delete(prompt_ids: Iterable[str]) -> None:
         """Remove waiting prompts: POST /queue."""
+
+    async def free() -> None:
+        """Unload all models, and forget what is cached, once the running prompt has ended: POST /free."""
 
 
 class IBackend(Interface):
@@ -138,7 +147,17 @@ class IBackend(Interface):
 
         A backend that is not ours is only asked again whether it is there.
 
-        :return: fires when it has been started again, which is before it is READY.
+        :return: fires when it has been started again, which is before it is
+            READY, or when it has been stopped instead: a stop wins.
+        """
+
+    def condemn(cause: RestartCause, reason: str, evidence: Mapping[str, object]) -> None:
+        """Kill its process and start another, since only that will serve again.
+
+        Without effect unless it is READY.  A backend that is not ours is left alone.
+
+        :param reason: what it suffers from, in one line for people.
+        :param evidence: what was measured or seen, for the log.
         """
 
     def subscribe(listener: IBackendListener) -> None:
@@ -179,6 +198,8 @@ class IJournal(IJobListener):
 
     As a listener it takes note of every change, and writes it down soon.
     """
+
+    lasting: bool = Attribute("whether it keeps how jobs ended")
 
     def accept(job: Job) -> Deferred[None]:
         """Write a new job down, before its client is told that it is accepted.

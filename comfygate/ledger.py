@@ -32,11 +32,13 @@ class Ended:
 
     :ivar gpu_id: the GPU that held it in the end, if one did.
     :ivar reason: why it did not end well, in one line, where that is known.
+    :ivar told: whether ComfyUI, or whoever ended it, has told its client.
     """
 
     gpu_id: int | None
     state: JobState
     reason: str | None = None
+    told: bool = True
 
 
 @frozen
@@ -106,6 +108,15 @@ class Ledger:
         self._expected[job.expected] += 1
         self._tell(job, JobState.WAITING, None)
 
+    def relocate(self, job: Job) -> None:
+        """A waiting job has another gate, other targets or another place from now on.
+
+        :param job: as it is to be; it is known by its prompt_id.
+        :raises KeyError: if it is not waiting.
+        """
+        self._stop_waiting(job.prompt_id)
+        self.accept(job)
+
     def assign(self, prompt_id: str, gpu_id: int) -> Held:
         """A waiting job is being sent to a backend.
 
@@ -139,16 +150,30 @@ class Ledger:
         self.accept(job)
         return job
 
-    def end(self, prompt_id: str, state: JobState, reason: str | None = None, record: bytes | None = None) -> None:
+    def end(
+        self,
+        prompt_id: str,
+        state: JobState,
+        reason: str | None = None,
+        record: bytes | None = None,
+        *,
+        told: bool = True,
+    ) -> None:
         """A job is over, wherever it was.
 
         :param reason: why it did not end well, in one line for people.
         :param record: its entry in ComfyUI's ``/history``, in JSON, if there is one.
+        :param told: see :class:`Ended`.
         """
+        told = told or self.is_finished(prompt_id)
         gpu_id = self._where.get(prompt_id)
         job = self._stop_waiting(prompt_id) if gpu_id is None else self._let_go(prompt_id).job
-        self._ended[prompt_id] = Ended(gpu_id, state, reason)
+        self.remember(prompt_id, Ended(gpu_id, state, reason, told))
         self._tell(job, state, gpu_id, reason, record)
+
+    def remember(self, prompt_id: str, ended: Ended) -> None:
+        """A job is over, now or since before the daemon was started."""
+        self._ended[prompt_id] = ended
         if len(self._ended) > self._remembered:
             self._ended.popitem(last=False)
 
@@ -163,6 +188,12 @@ class Ledger:
         self._gpus[gpu_id].strangers = strangers
 
     # What is known.
+
+    @property
+    def first_number(self) -> float:
+        """The smallest queue number of all jobs that wait or are held; 0 if there is none."""
+        held = (one.job.number for gpu in self._gpus.values() for one in gpu.held.values())
+        return min((*held, *(job.number for job in self.waiting)), default=0.0)
 
     def knows(self, prompt_id: str) -> bool:
         """Whether the id was accepted before, as far as is remembered."""
@@ -184,6 +215,10 @@ class Ledger:
     def held_by(self, gpu_id: int) -> list[Held]:
         """The jobs that a backend holds, in running order."""
         return sorted(self._gpus[gpu_id].held.values(), key=lambda held: held.job.order)
+
+    def strangers(self, gpu_id: int) -> tuple[Stranger, ...]:
+        """The jobs in a backend's queue that did not come through us."""
+        return self._gpus[gpu_id].strangers
 
     def suspects(self, gpu_id: int) -> list[Held]:
         """The jobs that run on a GPU, as far as can be told: those that it said run, or else the next in order.

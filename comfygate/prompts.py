@@ -59,6 +59,12 @@ class Submission:
         return orjson.dumps([number, self.prompt_id, self.fields["prompt"], extra, outputs])
 
 
+def renumbered(submission: bytes, item: bytes, number: float) -> tuple[bytes, bytes]:
+    """What :meth:`Submission.submission` and :meth:`Submission.item` gave, under another number."""
+    rest = item[item.index(b",") :]
+    return _encoded({**orjson.loads(submission), "number": number}), b"[" + orjson.dumps(number) + rest
+
+
 def _encoded(value: object) -> bytes:
     try:
         return orjson.dumps(value)

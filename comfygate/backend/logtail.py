@@ -30,10 +30,14 @@ def last_lines(path: Path, count: int = 20) -> tuple[str, ...]:
             data = file.read(READ)
     except OSError:
         return ()
-    lines = (_clean(line) for line in data.decode("utf-8", errors="replace").split("\n"))
+    lines = (cleaned(line, LONGEST).strip() for line in data.decode("utf-8", errors="replace").split("\n"))
     return tuple(line for line in lines if line)[-count:]
 
 
-def _clean(line: str) -> str:
+def cleaned(line: str, longest: int) -> str:
+    """A line as a terminal would show it in the end: without what it overwrites, colours and control characters.
+
+    :param longest: characters that are kept.
+    """
     shown = line.rstrip("\r").rpartition("\r")[2]
-    return _CONTROL.sub("", _ESCAPE.sub("", shown)).strip()[:LONGEST]
+    return _CONTROL.sub("", _ESCAPE.sub("", shown)).rstrip()[:longest]

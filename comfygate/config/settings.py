@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, field, frozen
 
 from comfygate.config.keys import GATE, GPU, MAIN
-from comfygate.config.paths import SIMULATOR, settle_paths
+from comfygate.config.paths import CONTROL_SOCKET, SIMULATOR, settle_paths
 from comfygate.config.text import ConfigError, Section, read_file, read_sections, unknown_section
 from comfygate.config.values import PolicySpec
 
@@ -135,7 +135,7 @@ class Config:
     @property
     def control_socket(self) -> str:
         """Path of the control plane's UNIX socket."""
-        return f"{self.state_dir}/control.sock"
+        return os.path.join(self.state_dir, CONTROL_SOCKET)
 
     def mistake(self, key: str, message: object, section: str = "comfygate") -> ConfigError:
         """Say what is wrong with a value that only others can judge."""

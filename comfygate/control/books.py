@@ -2,39 +2,73 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.errors import GateError
+from comfygate.history import failed_entry
 from comfygate.interfaces import IStatusSource
 from comfygate.ledger import Ledger
-from comfygate.model import BackendView
+from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
+
+_START = 10.0
+"""Seconds from the end of a daemon until its successor may be expected to answer."""
 
 
 class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
     :param prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar retries: how often a job is tried again whose backend died while it ran.
+    :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
+        will be back.
+    :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
+    :ivar recalled: ids that a backend was told to give back, and nobody knows whether it did: if they are gone from
+        its queue, they wait with us again.
+    :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
+        to be tried again, whatever becomes of their backend.
     :ivar draining: GPUs that are to get no further jobs.
+    :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
+        or handed over any more.
     """
 
     _log = Logger()
 
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, gates: Sequence[GateRouting], clock: IReactorTime, prefetch: int
+        self,
+        fleet: Fleet,
+        ledger: Ledger,
+        gates: Sequence[GateRouting],
+        clock: IReactorTime,
+        prefetch: int,
+        *,
+        retries: int = 1,
+        queue_when_down: bool = True,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.fleet = fleet
         self.ledger = ledger
         self.gates = {gate.name: gate for gate in gates}
         self.clock = clock
         self.removing: set[str] = set()
+        self.unwanted: set[str] = set()
+        self.recalling: set[str] = set()
+        self.recalled: set[str] = set()
         self.draining: set[int] = set()
+        self.closing: float | None = None
+        self.retries = retries
+        self.queue_when_down = queue_when_down
+        self.wall_clock = wall_clock
         self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
@@ -42,11 +76,64 @@ class Books:
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
         view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
-        return evolve(view, draining=True) if gpu_id in self.draining else view
+        draining = gpu_id in self.draining or self.closing is not None
+        return evolve(view, draining=True) if draining else view
 
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""
         return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
+
+    def fail(self, prompt_id: str, reason: str, state: JobState = JobState.FAILED) -> None:
+        """A held job has ended by our decision; its client finds the reason in the history, as ComfyUI's own errors.
+
+        :param state: FAILED; UNKNOWN where it may have ended well; CANCELLED
+            where somebody wanted that.
+        """
+        held = self.ledger.held(prompt_id)
+        if held is not None:
+            record = failed_entry(held.job, reason, self.wall_clock())
+            self.ledger.end(prompt_id, state, reason, record, told=False)
+
+    def close(self, grace: float) -> None:
+        """Begin nothing more.
+
+        :param grace: seconds until what runs is ended.
+        """
+        self.closing = self.clock.seconds() + grace
+        self.changed()
+
+    def check_open(self) -> None:
+        """See whether anything new is begun.
+
+        :raises GateError: 503 ``stopping``, with Retry-After, once the daemon is being stopped.
+        """
+        if self.closing is not None:
+            retry_after = max(0.0, self.closing - self.clock.seconds()) + _START
+            details = "Nothing was queued; send the request again once it is back."
+            raise GateError(503, "stopping", "ComfyGate is being stopped", details, retry_after=retry_after)
+
+    async def until(self, condition: Callable[[], bool], seconds: float | None = None) -> bool:
+        """Wait for something that comes with a change of queue or backends.
+
+        :param seconds: how long at most.
+        :return: whether it came.
+        """
+        if condition():
+            return True
+        waiting: Deferred[bool] = Deferred()
+
+        def look() -> None:
+            if not waiting.called and condition():
+                waiting.callback(True)
+
+        late = None if seconds is None else self.clock.callLater(seconds, waiting.callback, False)
+        self._watchers.append(look)
+        try:
+            return await waiting
+        finally:
+            self._watchers.remove(look)
+            if late is not None and late.active():
+                late.cancel()
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher`, with no arguments, after every change of queue or backends."""
@@ -60,7 +147,7 @@ class Books:
 
     def _announce(self) -> None:
         self._announcing = False
-        for watcher in self._watchers:
+        for watcher in tuple(self._watchers):
             with self._log.failuresHandled("telling {watcher} of a change", watcher=watcher):
                 watcher()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -10,7 +11,10 @@ from twisted.logger import Logger
 
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
-from comfygate.errors import BackendError, BackendUnreachable
+from comfygate.errors import BackendError, BackendUnreachable, JournalError
+from comfygate.failpoints import reach
+from comfygate.history import refusal
+from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
 from comfygate.model import BackendAnswer, BackendState, BackendView, JobState
 from comfygate.routing.assignment import next_choice
@@ -20,14 +24,26 @@ _REST = 1.0
 
 
 class Dispatcher:
-    """Asks the policies after every change, and carries out what they choose."""
+    """Asks the policies after every change, and carries out what they choose.
+
+    :param is_heard: whether the clients that waited for a backend hear it; it
+        gets no job before, since nobody would learn of that job's end.
+    """
 
     _log = Logger()
 
-    def __init__(self, books: Books, reconciler: Reconciler) -> None:
+    def __init__(
+        self,
+        books: Books,
+        reconciler: Reconciler,
+        journal: IJournal,
+        is_heard: Callable[[int], bool] = lambda gpu_id: True,
+    ) -> None:
         self._books = books
         self._ledger = books.ledger
         self._reconciler = reconciler
+        self._journal = journal
+        self._is_heard = is_heard
         self._resting: set[int] = set()
         self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)
@@ -63,16 +79,31 @@ class Dispatcher:
 
     async def _submit(self, held: Held) -> None:
         try:
+            if not await self._noted(held):
+                return
+            reach("dispatch.before_send")
             answer = await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable as error:
             self._put_back(held, f"could not be reached: {error}")
+        except JournalError as error:
+            self._put_back(held, f"is not asked while the journal cannot be written: {error}")
         except BackendError as error:
             self._look_up(held, f"gave no clear answer: {error!r}")
         else:
             self._answered(held, answer)
         self._books.changed()
 
+    async def _noted(self, held: Held) -> bool:
+        """Where a backend outlives us, write down first that it may have the job, so that it is looked for there.
+
+        :return: whether it is still to be sent.
+        """
+        if not self._books.fleet[held.gpu_id].owned:
+            await self._journal.flush()
+        return self._ledger.is_current(held)
+
     def _answered(self, held: Held, answer: BackendAnswer) -> None:
+        reach("dispatch.after_send")
         if not self._ledger.is_current(held):
             return
         if answer.status == 200:
@@ -80,12 +111,12 @@ class Dispatcher:
             self._reconciler.look(held.gpu_id)
         elif answer.status == 400:
             self._log.error(
-                "GPU {gpu_id} refuses {prompt_id}, which was valid when it was accepted: {body}",
+                "GPU {gpu_id} refuses {prompt_id}, which was accepted: {body}",
                 gpu_id=held.gpu_id,
                 prompt_id=held.job.prompt_id,
                 body=answer.body[:1000],
             )
-            self._ledger.end(held.job.prompt_id, JobState.FAILED, f"GPU {held.gpu_id} refused it")
+            self._books.fail(held.job.prompt_id, f"GPU {held.gpu_id} refused it: {refusal(answer.body)}")
         else:
             self._look_up(held, f"answered {answer.status}")
 
@@ -97,7 +128,7 @@ class Dispatcher:
                 gpu_id=held.gpu_id,
                 reason=reason,
             )
-            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         self._resting.add(held.gpu_id)
         self._books.clock.callLater(_REST, self._rest_over, held.gpu_id)
 
@@ -106,7 +137,8 @@ class Dispatcher:
         self._books.changed()
 
     def _rested(self, view: BackendView) -> BackendView:
-        return evolve(view, state=BackendState.DOWN) if view.gpu_id in self._resting else view
+        rests = view.gpu_id in self._resting or not self._is_heard(view.gpu_id)
+        return evolve(view, state=BackendState.DOWN) if rests else view
 
     def _look_up(self, held: Held, reason: str) -> None:
         # It may be queued there all the same: asked by id, never sent again blindly.

@@ -127,14 +127,16 @@ class Interrupts:
         return Interrupted(prompt_id, job.expected, "pending")
 
     async def _settled(self, prompt_ids: Iterable[str]) -> None:
-        # A job on its way is in neither queue; it arrives within milliseconds.
+        # A job on its way, to a backend or back from there, is in neither queue; it arrives within milliseconds.
         deadline = self._books.clock.seconds() + _SENDING_PATIENCE
         while any(map(self._on_its_way, prompt_ids)) and self._books.clock.seconds() < deadline:
             await self._pause()
 
     def _on_its_way(self, prompt_id: str) -> bool:
         held = self._ledger.held(prompt_id)
-        return held is not None and held.state in (JobState.SENT, JobState.UNCLEAR)
+        if held is None:
+            return False
+        return held.state in (JobState.SENT, JobState.UNCLEAR) or prompt_id in self._books.recalling
 
     def _pause(self) -> Deferred[None]:
         clock: IReactorTime = self._books.clock
@@ -148,6 +150,8 @@ class Interrupts:
             if prompt_id not in queue.running:
                 return "pending"
         if prompt_id in queue.running:
+            if self._ledger.held(prompt_id) is not None:
+                self._books.unwanted.add(prompt_id)
             await client.interrupt(prompt_id)
             return "running"
         return None

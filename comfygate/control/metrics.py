@@ -122,14 +122,19 @@ class Figures(Collector):
             "How often a GPU's ComfyUI was started again, and why.",
             labels=["gpu", "cause"],
         )
+        draining = GaugeMetricFamily(
+            "comfygate_gpu_draining", "1 for a GPU that is to get no further prompts, 0 for others.", labels=["gpu"]
+        )
         for backend in self._books.fleet:
             gpu = str(backend.gpu_id)
+            draining.add_metric([gpu], float(backend.gpu_id in self._books.draining))
             for one in BackendState:
                 state.add_metric([gpu, one.value], float(backend.state is one))
             for cause in RestartCause:
                 restarts.add_metric([gpu, cause.value], backend.restart_causes.get(cause, 0))
         yield state
         yield restarts
+        yield draining
 
     def _devices(self) -> Iterator[Metric]:
         readings = {str(backend.gpu_id): self._reading(backend) for backend in self._books.fleet}

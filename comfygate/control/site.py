@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
-import orjson
 from attrs import evolve, field, frozen
 from twisted.web.http import Request
 from twisted.web.resource import Resource
@@ -16,9 +14,12 @@ from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.events import Events
+from comfygate.control.fields import body_of, deleted_in, object_of, text_in, whole_number_of
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
+from comfygate.control.operator import OperatorRoutes
 from comfygate.control.replies import Reply, Stream, respond
 from comfygate.control.status import Status
 from comfygate.errors import GateError
@@ -37,17 +38,20 @@ class Control:
 
     :ivar operator: the gate that a request on the control socket itself speaks
         for: all GPUs.
+    :ivar operations: what only the operator may ask for.
     """
 
     books: Books
     acceptance: Acceptance
     listings: Listings
+    histories: Histories
     interrupts: Interrupts
     status: Status
     events: Events
     readings: Readings
     metrics: Metrics
     operator: GateRouting
+    operations: OperatorRoutes
     page: StatusPage = field(factory=StatusPage.load)
 
     def endpoint(self, method: bytes, path: bytes) -> Endpoint:
@@ -62,6 +66,8 @@ class Control:
             (b"POST", b"/queue"): self.post_queue,
             (b"GET", b"/queue/all"): self.get_queue_all,
             (b"POST", b"/interrupt"): self.post_interrupt,
+            (b"GET", b"/history"): self.get_histories,
+            (b"POST", b"/history"): self.post_history,
             (b"GET", b"/comfygate/status"): self.get_status,
             (b"GET", b"/comfygate/events"): self.get_events,
             (b"GET", b"/comfygate/metrics"): self.get_metrics,
@@ -73,6 +79,8 @@ class Control:
         if found is None and path in self.page and method in (b"GET", b"HEAD"):
             found = self.page.get
         if found is None:
+            found = self.operations.endpoint(method, path)
+        if found is None:
             raise GateError(404, "not_found", f"There is no {path.decode(errors='replace')} here")
         return found
 
@@ -83,7 +91,7 @@ class Control:
     async def post_prompt(self, gate: GateRouting, request: Request) -> Reply:
         """POST /prompt: queue a prompt."""
         pin = request.getHeader("X-Target-GPU")
-        answer = await self.acceptance.submit(gate, _body(request), pin)
+        answer = await self.acceptance.submit(gate, body_of(request), pin)
         return Reply.text((answer.body,), answer.status)
 
     async def get_queue(self, gate: GateRouting, request: Request) -> Reply:
@@ -96,22 +104,18 @@ class Control:
 
     async def post_queue(self, gate: GateRouting, request: Request) -> Reply:
         """POST /queue ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
-        wanted = _object(request)
+        wanted = object_of(request)
         if wanted.get("clear"):
             await self.interrupts.remove_pending(gate, None)
-        delete = wanted.get("delete", [])
-        if not isinstance(delete, list):
-            raise GateError(
-                400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.'
-            )
+        delete = deleted_in(wanted)
         if delete:
-            await self.interrupts.remove_pending(gate, map(str, delete))
+            await self.interrupts.remove_pending(gate, delete)
         return Reply()
 
     async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
         """POST /interrupt ``{"prompt_id": id}``, or without one whatever runs here."""
-        wanted = _object(request)
-        prompt_id, client_id = _text(wanted, "prompt_id"), _text(wanted, "client_id")
+        wanted = object_of(request)
+        prompt_id, client_id = text_in(wanted, "prompt_id"), text_in(wanted, "client_id")
         if prompt_id:
             found = await self.interrupts.prompt(prompt_id)
             return Reply.json({"prompt_id": found.prompt_id, "gpu_id": found.gpu_id, "state": found.state})
@@ -122,9 +126,24 @@ class Control:
         return Reply()
 
     async def get_history(self, gate: GateRouting, request: Request) -> Reply:
-        """GET /history/{id}: from whichever GPU ran the prompt; ``{}`` if none knows it."""
+        """GET /history/{id}: how a prompt ended; ``{}`` if it has not, or nobody knows it."""
         prompt_id = plain_path(request.path).removeprefix(b"/history/").decode(errors="replace")
-        return Reply.json(await self.listings.history(gate, prompt_id))
+        return Reply.text(await self.histories.one(gate, prompt_id))
+
+    async def get_histories(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /history?max_items&offset: how prompts ended, by id, the newest last."""
+        most, offset = (whole_number_of(request, name) for name in ("max_items", "offset"))
+        return Reply.text(await self.histories.newest(gate, most, offset))
+
+    async def post_history(self, gate: GateRouting, request: Request) -> Reply:
+        """POST /history ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
+        wanted = object_of(request)
+        if wanted.get("clear"):
+            await self.histories.forget(gate, None)
+        delete = deleted_in(wanted)
+        if delete:
+            await self.histories.forget(gate, delete)
+        return Reply()
 
     async def get_status(self, gate: GateRouting, request: Request) -> Reply:
         """GET /comfygate/status: everything at a glance, the same on every port."""
@@ -187,31 +206,3 @@ def make_site(control: Control) -> Site:
     site = QuietSite(Root(control), timeout=None)  # type: ignore[no-untyped-call]
     site.displayTracebacks = False
     return site
-
-
-def _body(request: Request) -> bytes:
-    if request.content is None:
-        return b""
-    request.content.seek(0)
-    body: bytes = request.content.read()
-    return body
-
-
-def _object(request: Request) -> dict[str, Any]:
-    body = _body(request)
-    if not body.strip():
-        return {}
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise GateError(400, "invalid_json", "The body is not JSON", str(error)) from None
-    if not isinstance(value, dict):
-        raise GateError(400, "invalid_json", "The body is not a JSON object")
-    return value
-
-
-def _text(fields: dict[str, Any], key: str) -> str | None:
-    value = fields.get(key)
-    if value is not None and not isinstance(value, str):
-        raise GateError(400, f"invalid_{key}", f"{key} has the wrong type", f'"{key}" must be a string.')
-    return value

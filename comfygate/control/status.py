@@ -16,7 +16,7 @@ from comfygate.control.chronicle import Chronicle
 from comfygate.control.outcomes import OUTCOMES, Outcomes
 from comfygate.gate.tally import GateFigures
 from comfygate.interfaces import IBackend
-from comfygate.model import BackendView, Progress
+from comfygate.model import BackendState, BackendView, Progress
 
 _COUNTED = ("running", "pending")
 
@@ -94,6 +94,7 @@ class Status:
             "port": self._telemetry.ports[gpu_id],
             "owned": backend.owned,
             "state": backend.state.value,
+            "draining": gpu_id in self._books.draining,
             "since": self._telemetry.chronicle.since(gpu_id),
             "restarts": backend.restarts,
             "last_error": backend.last_error,
@@ -123,10 +124,10 @@ class Status:
 def load(view: BackendView) -> str | None:
     """How busy a GPU is.
 
-    :return: ``idle``: nothing runs or waits there; ``busy``: it takes more at
-        once; ``full``: it holds as many prompts as it may; ``None`` unless READY.
+    :return: ``idle``: nothing runs or waits there; ``busy``: it has room for
+        more; ``full``: it holds as many prompts as it may; ``None`` unless READY.
     """
-    if not view.available:
+    if view.state is not BackendState.READY:
         return None
     if len(view.active) >= view.prefetch:
         return "full"

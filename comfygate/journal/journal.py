@@ -61,9 +61,15 @@ class Journal:
         self._in_thread = in_thread
         self._clock = clock
         self._started = wall_clock() - clock.seconds()
+        self._keep = keep
         self._notes = Notes(outliving)
         self._writer = Writer(store, self._asked, clock, self._notes)
         self._housekeeping = Housekeeping(store, self._asked, clock, self._now, keep)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether it keeps how jobs ended."""
+        return self._keep.finished > 0
 
     @property
     def trouble(self) -> str | None:
@@ -131,7 +137,7 @@ class Journal:
             sequence=job.sequence,
             prompt_id=job.prompt_id,
             gate=job.gate,
-            gpu_id=gpu_id,
+            gpu_id=job.expected if gpu_id is None else gpu_id,  # under which its history is listed
             client_id=job.client_id,
             state=state,
             reason=reason,
@@ -142,6 +148,7 @@ class Journal:
         )
         self._notes.end(ended)
         self._housekeeping.one_more()
+        reach("end.noted")
 
     def _now(self) -> float:
         # Counted on from the start: a wall clock that jumps makes no record old, and none newer than a later one.
@@ -173,9 +180,9 @@ class Journal:
         """
         return self._asked(lambda: self._store.set_setting(name, value))
 
-    def inspect(self) -> Deferred[Inspection]:
-        """Say what is in the file."""
-        return self._asked(lambda: inspect(self._store.path))
+    def inspect(self, most: int = 100) -> Deferred[Inspection]:
+        """Say what is in the file; see :func:`comfygate.journal.inspection.inspect`."""
+        return self._asked(lambda: inspect(self._store.path, most))
 
     async def _histories(self, gpu_ids: tuple[int, ...], newest: int | None) -> list[tuple[str, float, bytes]]:
         unwritten = [one for one in self._notes.finished() if one.gpu_id in gpu_ids and one.record is not None]

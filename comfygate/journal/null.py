@@ -15,6 +15,7 @@ from comfygate.model import Job, JobState
 class NullJournal:
     """Keeps nothing; see :class:`comfygate.interfaces.IJournal` for each method."""
 
+    lasting = False
     trouble: str | None = None
 
     def accept(self, job: Job) -> Deferred[None]:

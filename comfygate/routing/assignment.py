@@ -54,13 +54,23 @@ def next_choice(
 def expected_gpu(gate: GateRouting, job: Job, views: Mapping[int, BackendView], now: float) -> int | None:
     """Where a policy would send `job` if every backend had room.
 
+    One that is being drained is expected to run it only where no other can: it
+    waits there until the drain is over.
+
     :return: a gpu_id, or ``None`` if no backend of the job's targets is READY.
     """
     empty = [evolve(views[gpu_id], active=()) for gpu_id in gate.gpu_ids]
-    choice = _ask(gate, (job,), empty, now)
+    found = _expected(gate, job, empty, now)
+    if found is None and any(view.draining for view in empty):
+        found = _expected(gate, job, [evolve(view, draining=False) for view in empty], now)
+    return found
+
+
+def _expected(gate: GateRouting, job: Job, backends: Sequence[BackendView], now: float) -> int | None:
+    choice = _ask(gate, (job,), backends, now)
     if choice is not None:
         return choice.gpu_id
-    return min((view.gpu_id for view in empty if view.available and view.gpu_id in job.targets), default=None)
+    return min((view.gpu_id for view in backends if view.available and view.gpu_id in job.targets), default=None)
 
 
 def _ask(gate: GateRouting, jobs: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:

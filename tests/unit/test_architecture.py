@@ -25,6 +25,7 @@ TIERS = {
         "comfygate.bucket",
         "comfygate.config*",
         "comfygate.cors",
+        "comfygate.history",
         "comfygate.http1",
         "comfygate.http1_*",
         "comfygate.journal.batch",
@@ -47,8 +48,10 @@ TIERS = {
     "assembly": [
         "comfygate.claims",
         "comfygate.daemon",
+        "comfygate.persistence",
         "comfygate.plan",
         "comfygate.ports",
+        "comfygate.shutdown",
         "comfygate.tap",
         "comfygate.testing",
         "twisted.plugins.comfygate_plugin",

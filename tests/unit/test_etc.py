@@ -13,6 +13,7 @@ import pytest
 from comfygate.config import reference
 from comfygate.config.keys import GATE, GPU, MAIN
 from comfygate.config.settings import LIMIT_NAMES, Config, load, parse
+from comfygate.ports import GRACE
 from comfygate.simulator import options
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,12 @@ def unit_lines() -> list[str]:
 )
 def test_the_unit_says(line: str) -> None:
     assert line in unit_lines()
+
+
+def test_systemd_waits_for_as_long_as_the_end_may_take() -> None:
+    (line,) = [line for line in unit_lines() if line.startswith("TimeoutStopSec=")]
+    config = load(None, ENVIRON)
+    assert float(line.partition("=")[2]) >= config.shutdown_grace + GRACE + config.stop_grace + 10
 
 
 def test_a_mistake_is_found_by_the_daemon_itself() -> None:

@@ -144,3 +144,29 @@ def test_listeners_hear_of_every_step_of_a_job(ledger: Ledger) -> None:
         (JobState.SENT, 0, None),
         (None, None, None),
     ]
+
+
+def test_a_waiting_job_can_be_given_another_gate_and_place(ledger: Ledger) -> None:
+    first, second = accepted(ledger), accepted(ledger)
+    ledger.relocate(evolve(second, number=-1.0))
+    assert [one.prompt_id for one in ledger.waiting.of_gate("hub")] == [second.prompt_id, first.prompt_id]
+    ledger.relocate(evolve(second, gate="gpu-1", targets=frozenset({1}), expected=1))
+    assert [one.prompt_id for one in ledger.waiting.of_gate("hub")] == [first.prompt_id]
+    assert [one.prompt_id for one in ledger.waiting.of_gate("gpu-1")] == [second.prompt_id]
+    assert (ledger.remaining(0), ledger.remaining(1), len(ledger.waiting)) == (1, 1, 2)
+    ledger.assign(second.prompt_id, 1)
+    with pytest.raises(KeyError):
+        ledger.relocate(second)
+    assert (ledger.remaining(0), ledger.remaining(1)) == (1, 1)
+
+
+def test_the_first_number_is_that_of_whatever_waits_or_is_held(ledger: Ledger) -> None:
+    assert ledger.first_number == 0
+    one = accepted(ledger, number=5)
+    assert ledger.first_number == 5
+    other = accepted(ledger, number=-3)
+    ledger.assign(other.prompt_id, 0)
+    assert ledger.first_number == -3
+    ledger.end(other.prompt_id, JobState.DONE)
+    ledger.end(one.prompt_id, JobState.CANCELLED)
+    assert ledger.first_number == 0

@@ -141,6 +141,12 @@ def test_what_is_not_known_has_no_series(observed: Observed) -> None:
     assert {one.labels["gpu"] for one in scrape.families["comfygate_gpu_memory_used_bytes"].samples} == {"0"}
 
 
+def test_drained_gpus(observed: Observed) -> None:
+    observed.books.draining.add(1)
+    scrape = Scrape(observed)
+    assert [scrape.value("comfygate_gpu_draining", gpu=gpu) for gpu in "01"] == [0, 1]
+
+
 def test_durations() -> None:
     durations = Durations()
     for seconds in (0, 0.05, 0.06, 20_000):

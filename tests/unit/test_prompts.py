@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from comfygate.errors import GateError
-from comfygate.prompts import parse_submission
+from comfygate.prompts import parse_submission, renumbered
 
 ID = "11111111-2222-4333-8444-555555555555"
 PROMPT = {"1": {"class_type": "EmptyImage", "inputs": {"width": 64}}}
@@ -117,3 +117,13 @@ def test_a_prompt_that_is_nested_too_deeply_is_refused() -> None:
         with pytest.raises(GateError) as caught:
             parse_submission(b'{"prompt": {"1": {"class_type": "A", "inputs": {"x": %s}}}}' % nested).validation()
         assert caught.value.status == 400
+
+
+def test_a_prompt_can_be_given_another_number_later() -> None:
+    submission = parse_submission(body(prompt_id=ID, front=True, client_id="c", extra_data={"a": [1, 2]}))
+    for number in (-12.0, 7, 1e300):
+        renewed = renumbered(submission.submission(3), submission.item(3, ["9"]), number)
+        assert [orjson.loads(one) for one in renewed] == [
+            orjson.loads(submission.submission(number)),
+            orjson.loads(submission.item(number, ["9"])),
+        ]

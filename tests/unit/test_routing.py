@@ -1,6 +1,7 @@
 from collections.abc import Iterator, Sequence
 
 import pytest
+from attrs import evolve
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
@@ -171,3 +172,20 @@ def test_mistakes_are_answered_with_what_is_known() -> None:
     wrong = Policies([PolicyMaker(name="wrong", dotted=f"{__name__}.NotAPolicy", help="")])
     with pytest.raises(PolicyError, match="not a IRoutingPolicy"):
         wrong.make("routing", "wrong", {})
+
+
+def test_one_that_is_drained_is_expected_to_run_what_no_other_may() -> None:
+    hub = GateRouting("hub", (0, 1, 2), LeastLoaded())
+    views = {
+        0: evolve(view(0), draining=True),
+        1: view(1, running=1, pending=5),
+        2: view(2, state=BackendState.DOWN),
+    }
+    assert expected_gpu(hub, job(), views, 0.0) == 1
+    assert expected_gpu(hub, job(targets=[0]), views, 0.0) == 0
+    assert expected_gpu(hub, job(targets=[2]), views, 0.0) is None
+    views[1] = view(1, state=BackendState.DOWN)
+    assert expected_gpu(hub, job(), views, 0.0) == 0
+    assert next_choice([hub], {"hub": [job()]}, views, 0.0) is None
+    views[0] = evolve(view(0, state=BackendState.DOWN), draining=True)
+    assert expected_gpu(hub, job(), views, 0.0) is None

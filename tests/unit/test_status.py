@@ -67,6 +67,7 @@ def test_nothing_to_do(observed: Observed) -> None:
         "port": 8182,
         "owned": True,
         "state": "ready",
+        "draining": False,
         "since": BORN,
         "restarts": 0,
         "last_error": None,
@@ -102,6 +103,14 @@ def test_idle_busy_full(observed: Observed) -> None:
     assert (totals["full"], totals["idle"], totals["running"], totals["pending"], totals["waiting"]) == (1, 1, 1, 2, 1)
     observed.backends[0].become(BackendState.DOWN)
     assert gpu(observed)["load"] is None
+
+
+def test_one_that_is_drained_says_so_and_how_busy_it_is(observed: Observed) -> None:
+    observed.accept("a")
+    hold(observed, "a", 0, JobState.RUNNING)
+    observed.books.draining.add(0)
+    assert (gpu(observed)["draining"], gpu(observed)["load"]) == (True, "busy")
+    assert [one["draining"] for one in observed.status.facts()["gpus"]] == [True, False]
 
 
 def test_progress_is_shown_of_the_job_that_runs_and_of_no_other(observed: Observed) -> None:
