@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -241,6 +242,7 @@ class Herald:
             gpus = _gpus(gate.gpu_ids)
             what = gpus if gate.name.startswith("gpu-") else f"{gate.name}: {gpus}"
             yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
+        yield f"    comfygatectl --state-dir {shlex.quote(self._plan.config.state_dir)}  looks after it"
 
 
 def _gpus(gpu_ids: Sequence[int]) -> str:
