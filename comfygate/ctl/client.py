@@ -152,4 +152,5 @@ def _refusal(status: int, body: bytes) -> CtlError:
 def in_words(error: Any) -> str:
     """An error of ComfyGate's as a sentence, with its details in another."""
     message, details = plain(error["message"]), plain(error.get("details"))
-    return f"{message.rstrip('.')}. {details}".rstrip(" .") if details else message.rstrip(".")
+    joint = ": " if details[:1].islower() else ". "
+    return f"{message.rstrip('.')}{joint}{details}".rstrip(" .:")

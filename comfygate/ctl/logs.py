@@ -19,7 +19,7 @@ def logs(client: Client, screen: Screen, gpu: int | None, *, count: int, follow:
         if as_json:
             print_json_line(line)
         else:
-            screen.print(_shown(line), soft_wrap=True)
+            screen.show(_shown(line))
 
 
 def _shown(line: dict[str, Any]) -> Text:
