@@ -32,6 +32,7 @@ from comfygate.control.events import Events
 from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
+from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
 from comfygate.control.logs import Logs
@@ -85,9 +86,11 @@ class Daemon(Service):
             queue_when_down=config.when_down == "queue",
         )
         self._reconciler = Reconciler(self._books)
-        self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
+        self._ports = Ports(
+            reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
+        )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
             self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
@@ -99,6 +102,7 @@ class Daemon(Service):
         ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
+        ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
         sensors = Devices(dict(nvml_uuids(plan.devices)))
         self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
         self._status = Status(self._telemetry())
