@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +29,11 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
+from comfygate.control.journal_facts import JournalFacts
+from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
 from comfygate.control.logs import Logs
@@ -41,10 +45,12 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry
 from comfygate.errors import GateError
-from comfygate.interfaces import IBackend, IBackendListener, IJournal
-from comfygate.journal.none import NullJournal
+from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.journal.journal import Journal
+from comfygate.journal.store import Store
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
+from comfygate.persistence import Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
@@ -59,11 +65,19 @@ class Daemon(Service):
     :param reactor: the daemon's reactor.
     :param folder: state_dir, locked; released in the end.
     :param sockets: listening sockets by gate name; closed in the end.
+    :param store: the journal's file, open; closed in the end.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, plan: Plan, folder: StateFolder, sockets: Mapping[str, socket.socket]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        plan: Plan,
+        folder: StateFolder,
+        sockets: Mapping[str, socket.socket],
+        store: Store | None,
+    ) -> None:
         self._reactor = reactor
         self._plan = plan
         self._folder = folder
@@ -72,7 +86,8 @@ class Daemon(Service):
         self._fleet = Fleet(make_backends(reactor, plan))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
-        self._journal: IJournal = NullJournal()
+        self._persistence = Persistence(store, reactor, config, self._outlives_us)
+        self._journal = self._persistence.journal
         self._books = Books(
             self._fleet,
             ledger,
@@ -83,18 +98,29 @@ class Daemon(Service):
             queue_when_down=config.when_down == "queue",
         )
         self._reconciler = Reconciler(self._books)
-        self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
+        self._ports = Ports(
+            reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
+        )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
+        self._acceptance = Acceptance(self._books, self._reconciler, self._journal)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
-            self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
+            self._books,
+            self._reconciler,
+            self._interrupts,
+            start_timeout=config.start_timeout,
+            remember=self._persistence.remember_drained,
+            drained=self._persistence.drained(),
         )
-        self._shutdown = Shutdown(self._books, self._operations.recall, config.shutdown_grace)
+        self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
+        self._failures = Failures(self._fleet, reactor)
+        ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
+        ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
         sensors = Devices(dict(nvml_uuids(plan.devices)))
         self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
         self._status = Status(self._telemetry())
@@ -106,12 +132,14 @@ class Daemon(Service):
         """Open the ports, then start the backends behind them."""
         super().startService()  # type: ignore[no-untyped-call]
         globalLogPublisher.addObserver(self._book)
+        self._persistence.restore(self._books, self._acceptance)
         site = make_site(self._control())
         self._control_port = self._reactor.listenUNIX(
             self._plan.config.control_socket, site, backlog=BACKLOG, mode=0o600
         )
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
+        self._failures.start()
         herald = Herald(self._plan)
         for backend in self._fleet:
             backend.subscribe(herald)
@@ -124,6 +152,7 @@ class Daemon(Service):
             self._operations.close()
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
+            self._failures.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -137,6 +166,8 @@ class Daemon(Service):
         with self._log.failuresHandled("ending the backends"):
             await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
         globalLogPublisher.removeObserver(self._book)
+        with self._log.failuresHandled("closing the journal"):
+            await self._persistence.close()
         self._folder.release()
 
     def stopService(self) -> Deferred[None]:
@@ -147,6 +178,13 @@ class Daemon(Service):
     async def _stop_hearing(self) -> None:
         with hearing_signals(self._reactor, self._shutdown.hurry):
             await self._stop()
+
+    def _outlives_us(self, gpu_id: int) -> bool:
+        """Whether what a GPU holds goes on when the daemon has died."""
+        return gpu_id in self._fleet.gpu_ids and not self._fleet[gpu_id].owned
+
+    def _journal_facts(self) -> JournalFacts | None:
+        return JournalFacts(self._journal, self._books.ledger) if isinstance(self._journal, Journal) else None
 
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
@@ -169,7 +207,7 @@ class Daemon(Service):
     def _control(self) -> Control:
         return Control(
             books=self._books,
-            acceptance=Acceptance(self._books, self._reconciler, self._journal),
+            acceptance=self._acceptance,
             listings=Listings(self._books, self._gpu_ports()),
             histories=Histories(self._books, self._journal),
             interrupts=self._interrupts,
@@ -182,7 +220,7 @@ class Daemon(Service):
                 books=self._books,
                 operations=self._operations,
                 reload=lambda: _Missing().reload(),
-                journal=None,
+                journal=self._journal_facts(),
                 logs=self._logs,
                 wall_clock=time.time,
             ),
@@ -232,6 +270,7 @@ class Herald:
             gpus = _gpus(gate.gpu_ids)
             what = gpus if gate.name.startswith("gpu-") else f"{gate.name}: {gpus}"
             yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
+        yield f"    comfygatectl --state-dir {shlex.quote(self._plan.config.state_dir)}  looks after it"
 
 
 def _gpus(gpu_ids: Sequence[int]) -> str:
@@ -262,6 +301,10 @@ def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBacken
         arguments=(*config.arguments, *overrides.arguments),
         start_timeout=config.start_timeout,
         stop_grace=config.stop_grace,
+        restart_delay=config.restart_delay,
+        restart_delay_max=config.restart_delay_max,
+        hang_timeout=config.hang_timeout,
+        stall_timeout=config.stall_timeout,
         log_size=config.log_size,
         log_files=config.log_files,
     )

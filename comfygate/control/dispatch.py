@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -11,6 +12,7 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendError, BackendUnreachable, JournalError
+from comfygate.failpoints import reach
 from comfygate.history import refusal
 from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
@@ -22,15 +24,26 @@ _REST = 1.0
 
 
 class Dispatcher:
-    """Asks the policies after every change, and carries out what they choose."""
+    """Asks the policies after every change, and carries out what they choose.
+
+    :param is_heard: whether the clients that waited for a backend hear it; it
+        gets no job before, since nobody would learn of that job's end.
+    """
 
     _log = Logger()
 
-    def __init__(self, books: Books, reconciler: Reconciler, journal: IJournal) -> None:
+    def __init__(
+        self,
+        books: Books,
+        reconciler: Reconciler,
+        journal: IJournal,
+        is_heard: Callable[[int], bool] = lambda gpu_id: True,
+    ) -> None:
         self._books = books
         self._ledger = books.ledger
         self._reconciler = reconciler
         self._journal = journal
+        self._is_heard = is_heard
         self._resting: set[int] = set()
         self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)
@@ -68,6 +81,7 @@ class Dispatcher:
         try:
             if not await self._noted(held):
                 return
+            reach("dispatch.before_send")
             answer = await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable as error:
             self._put_back(held, f"could not be reached: {error}")
@@ -89,6 +103,7 @@ class Dispatcher:
         return self._ledger.is_current(held)
 
     def _answered(self, held: Held, answer: BackendAnswer) -> None:
+        reach("dispatch.after_send")
         if not self._ledger.is_current(held):
             return
         if answer.status == 200:
@@ -122,7 +137,8 @@ class Dispatcher:
         self._books.changed()
 
     def _rested(self, view: BackendView) -> BackendView:
-        return evolve(view, state=BackendState.DOWN) if view.gpu_id in self._resting else view
+        rests = view.gpu_id in self._resting or not self._is_heard(view.gpu_id)
+        return evolve(view, state=BackendState.DOWN) if rests else view
 
     def _look_up(self, held: Held, reason: str) -> None:
         # It may be queued there all the same: asked by id, never sent again blindly.
