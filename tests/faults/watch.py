@@ -13,6 +13,9 @@ from tests.faults.verdict import LAST_EVENT
 PAUSE = 0.05
 """Seconds between two tries to connect."""
 
+FOREVER = 3600.0
+"""Seconds that a connection may say nothing; :meth:`Watch.close` ends the wait."""
+
 
 class Watch:
     """Counts the events of each prompt that one client is told.
@@ -30,6 +33,7 @@ class Watch:
         self.statuses = 0
         self.connected = threading.Event()
         self._host = f"127.0.0.1:{port}"
+        self._listener: Listener | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -37,6 +41,10 @@ class Watch:
     def close(self) -> None:
         """Hang up."""
         self._stop.set()
+        listener = self._listener
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.stream.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
     @property
@@ -48,6 +56,7 @@ class Watch:
         while not self._stop.is_set():
             # A refused upgrade and a stream that breaks off are assertions of Listener.
             with contextlib.suppress(OSError, AssertionError), Listener.open(self._host, self._target) as listener:
+                self._listener = listener
                 self.connected.set()
                 self._read(listener)
             if self.connected.is_set() and not self._stop.is_set():
@@ -61,23 +70,11 @@ class Watch:
 
     def _read(self, listener: Listener) -> None:
         while not self._stop.is_set():
-            if not listener.buffer and not self._arrives(listener.stream):
-                continue
-            message = listener.next()
+            message = listener.next(FOREVER)
             if message is None:
                 return
             if isinstance(message, dict):
                 self._note(message["type"], message["data"])
-
-    @staticmethod
-    def _arrives(stream: socket.socket) -> bool:
-        # Waiting inside a message would lose the part that has arrived.
-        stream.settimeout(0.2)
-        try:
-            stream.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return False
-        return True
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
         if kind == "status":
