@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from tests.contract.comfyui_client import Listener
 from tests.faults.verdict import LAST_EVENT
@@ -16,9 +17,11 @@ PAUSE = 0.05
 FOREVER = 3600.0
 """Seconds that a connection may say nothing; :meth:`Watch.close` ends the wait."""
 
+Events = defaultdict[str, Counter[str]]
+
 
 class Watch:
-    """Counts the events of each prompt that one client is told.
+    """Counts the events of each prompt that one client is told on one port.
 
     :ivar events: by prompt_id, then by name.
     :ivar cuts: how often the connection ended before it was closed here.
@@ -28,7 +31,7 @@ class Watch:
 
     def __init__(self, port: int, client_id: str) -> None:
         self.client_id = client_id
-        self.events: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.events: Events = defaultdict(Counter)
         self.cuts = 0
         self.statuses = 0
         self.connected = threading.Event()
@@ -46,11 +49,6 @@ class Watch:
             with contextlib.suppress(OSError):
                 listener.stream.shutdown(socket.SHUT_RDWR)
         self._thread.join()
-
-    @property
-    def ended(self) -> int:
-        """How many prompts are over, as far as the client was told."""
-        return sum(1 for counts in list(self.events.values()) if counts[LAST_EVENT])
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -85,3 +83,18 @@ class Watch:
         if kind == "executing" and data.get("node") is None:
             kind = LAST_EVENT
         self.events[prompt_id][kind] += 1
+
+
+TOLD_TO_ALL = (LAST_EVENT, "execution_error", "execution_interrupted")
+"""Events that all sockets of a client get, where they are the gate's own."""
+
+
+def merged(watches: Iterable[Watch]) -> dict[str, Counter[str]]:
+    """What one client was told on several ports: how often each event happened."""
+    found: Events = defaultdict(Counter)
+    for watch in watches:
+        for prompt_id, counts in list(watch.events.items()):
+            seen = found[prompt_id]
+            for kind, count in list(counts.items()):
+                seen[kind] = max(seen[kind], count) if kind in TOLD_TO_ALL else seen[kind] + count
+    return dict(found)
