@@ -43,7 +43,7 @@ from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
-from comfygate.control.status import Status, Telemetry
+from comfygate.control.status import Status, Telemetry, journal_state
 from comfygate.errors import GateError
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.journal.journal import Journal
@@ -202,6 +202,7 @@ class Daemon(Service):
             ports=self._gpu_ports(),
             max_pending=self._plan.config.max_pending,
             wall_clock=time.time,
+            journal=partial(journal_state, self._journal),
         )
 
     def _control(self) -> Control:

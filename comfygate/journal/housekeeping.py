@@ -26,20 +26,19 @@ _ENDS = 64
 class Housekeeping:
     """Has the store pruned.
 
-    The age is counted by the wall clock of when this began and the daemon's own
-    clock since: a wall clock that jumps makes nothing older.
+    :param now: seconds since 1970, on a clock that does not jump.
     """
 
     _log = Logger()
 
     def __init__(
-        self, store: Store, asked: InThread, clock: IReactorTime, wall_clock: Callable[[], float], keep: Keep
+        self, store: Store, asked: InThread, clock: IReactorTime, now: Callable[[], float], keep: Keep
     ) -> None:
         self._store = store
         self._asked = asked
         self._clock = clock
         self._keep = keep
-        self._offset = wall_clock() - clock.seconds()
+        self._now = now
         self._ends = 0
         self._busy = False
         self._timer = LoopingCall(self._look, aged=True)
@@ -66,7 +65,7 @@ class Housekeeping:
             return
         self._busy = True
         self._ends = 0
-        now = self._clock.seconds() + self._offset if aged else None
+        now = self._now() if aged else None
         done: Deferred[bool] = self._asked(lambda: self._store.prune(self._keep, now))
         done.addCallbacks(self._looked, self._failed)
 

@@ -39,7 +39,7 @@ class Journal:
     :param store: the open file; it is closed with the journal.
     :param in_thread: has what is to be done to the file done, one after the other.
     :param clock: measures.
-    :param wall_clock: seconds since 1970, for people.
+    :param wall_clock: seconds since 1970; asked once.
     :param keep: how much is kept of finished jobs.
     :param outliving: whether jobs on a GPU outlive the daemon; see
         :class:`comfygate.journal.batch.Notes`.
@@ -60,11 +60,11 @@ class Journal:
         self._store = store
         self._in_thread = in_thread
         self._clock = clock
-        self._wall_clock = wall_clock
+        self._started = wall_clock() - clock.seconds()
         self._keep = keep
         self._notes = Notes(outliving)
         self._writer = Writer(store, self._asked, clock, self._notes)
-        self._housekeeping = Housekeeping(store, self._asked, clock, wall_clock, keep)
+        self._housekeeping = Housekeeping(store, self._asked, clock, self._now, keep)
 
     @property
     def lasting(self) -> bool:
@@ -143,12 +143,16 @@ class Journal:
             reason=reason,
             attempts=job.attempts,
             accepted=job.accepted,
-            ended=self._wall_clock(),
+            ended=self._now(),
             record=record,
         )
         self._notes.end(ended)
         self._housekeeping.one_more()
         reach("end.noted")
+
+    def _now(self) -> float:
+        # Counted on from the start: a wall clock that jumps makes no record old, and none newer than a later one.
+        return self._started + self._clock.seconds()
 
     # What it is asked.
 

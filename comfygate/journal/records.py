@@ -214,7 +214,7 @@ def lost(head: Journalled, ended: float, why: str) -> Finished:
         sequence=job.sequence,
         prompt_id=job.prompt_id,
         gate=job.gate,
-        gpu_id=head.gpu_id,
+        gpu_id=job.expected if head.gpu_id is None else head.gpu_id,
         client_id=job.client_id,
         state=JobState.FAILED,
         reason=f"{DAMAGED}: {why}",

@@ -62,6 +62,8 @@ NAMES = list(TIERS)
 APART = {
     # Package: what of ComfyGate it may import besides itself.
     "comfygate.companion": set[str](),  # runs inside ComfyUI
+    # Looks from outside; where a daemon's folder is, the configuration says.
+    "comfygate.ctl": {"comfygate", "comfygate.config.paths", "comfygate.config.text", "comfygate.config.values"},
     "comfygate.simulator": {"comfygate"},  # a program of its own; the version is all it shares
     "comfygate.smoke": {"comfygate"},  # judges from outside: nothing of ours may judge itself
 }

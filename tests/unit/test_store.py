@@ -326,7 +326,7 @@ def test_histories_come_in_pieces(path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match="nowhere/journal.sqlite"):
+    with pytest.raises(JournalError, match=r"nowhere/journal\.sqlite"):
         opened(tmp_path / "nowhere" / "journal.sqlite")
 
 
