@@ -72,9 +72,11 @@ class Daemon(Service):
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
         self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
         self._reconciler = Reconciler(self._books)
-        self._ports = Ports(reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids))
+        self._ports = Ports(
+            reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
+        )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._ports.is_heard)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
             self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout

@@ -15,20 +15,19 @@ from comfygate.backend.fleet import Fleet
 from comfygate.backend.writer import UserWriter
 from comfygate.config.settings import Config, GateConfig
 from comfygate.cors import Origins
+from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.cross_origin import CrossOriginSite
 from comfygate.gate.gate import Gate, GateFacts
 from comfygate.gate.limits import Limits
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.server import GateFactory
-from comfygate.gate.sessions import Sessions
 from comfygate.gate.site import IGateSite
 from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.tally import GateFigures
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
-from comfygate.model import BackendState
 
 CONNECT_TIME = 5.0
 """Seconds to connect to a backend."""
@@ -59,9 +58,13 @@ class Port:
         """Another number of prompts waits: tell the WebSocket clients."""
         self._gate.bridges.status_changed()
 
-    def backend_lost(self, gpu_id: int) -> None:
-        """Close the WebSockets to a backend that is gone."""
-        self._gate.bridges.backend_lost(gpu_id)
+    def backend_changed(self, backend: IBackend) -> None:
+        """A backend has another state: WebSockets may have to look for another."""
+        self._gate.bridges.backend_changed(backend)
+
+    def announce(self, client_id: str, message: bytes) -> None:
+        """Send a text message of our own to the newest WebSocket with this clientId."""
+        self._gate.bridges.announce(client_id, message)
 
     def stop(self) -> Deferred[Any]:
         """Close it; fires when no client is left."""
@@ -75,10 +78,16 @@ class Ports:
 
     :param reactor: the daemon's reactor.
     :param status: who counts the prompts that are left, given a port's set.
+    :param heard: called when :meth:`is_heard` has changed for a backend.
     """
 
     def __init__(
-        self, reactor: Any, config: Config, fleet: Fleet, status: Callable[[tuple[int, ...]], IStatusSource]
+        self,
+        reactor: Any,
+        config: Config,
+        fleet: Fleet,
+        status: Callable[[tuple[int, ...]], IStatusSource],
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
         self._reactor = reactor
         self._config = config
@@ -86,11 +95,12 @@ class Ports:
         self._status = status
         self._upstreams = Upstreams(self._backend_pool)
         self._controls: list[UpstreamPool] = []
-        self._sessions = Sessions()
+        self._sessions = Sessions(reactor, heard)
         self._uploads = UploadRoom(reactor)
         self._writer = UserWriter(fleet)
         self._ports: list[Port] = []
         for backend in fleet:
+            self._sessions.backend_changed(backend)
             backend.subscribe(self)
 
     def open(self, gates: Mapping[str, GateConfig], sockets: Mapping[str, socket.socket]) -> None:
@@ -118,12 +128,22 @@ class Ports:
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
         self._upstreams.backend_changed(backend)
-        if backend.state is not BackendState.READY:
-            for port in self._ports:
-                port.backend_lost(backend.gpu_id)
+        # Whoever goes to another backend does so before the others wait, or are served again.
+        for port in self._ports:
+            port.backend_changed(backend)
+        self._sessions.backend_changed(backend)
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
+
+    def is_heard(self, gpu_id: int) -> bool:
+        """Whether the clients that waited for a backend hear it, now that it is ready."""
+        return not self._sessions.returning(gpu_id)
+
+    def announce(self, client_id: str, message: bytes) -> None:
+        """Send a text message of our own to the newest WebSocket with this clientId on every port."""
+        for port in self._ports:
+            port.announce(client_id, message)
 
     def close(self) -> Deferred[Any]:
         """Close all; fires when no client is left."""
@@ -150,7 +170,13 @@ class Ports:
             max_body=config.max_body,
             backend_timeout=config.backend_timeout,
         )
-        bridges = Bridges(self._reactor, self._status(gate.gpu_ids), sessions=self._sessions)
+        bridges = Bridges(
+            self._reactor,
+            self._status(gate.gpu_ids),
+            fleet=self._fleet,
+            gpu_ids=gate.gpu_ids,
+            sessions=self._sessions,
+        )
         return Gate(
             facts,
             fleet=self._fleet,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -20,12 +21,19 @@ _REST = 1.0
 
 
 class Dispatcher:
-    """Asks the policies after every change, and carries out what they choose."""
+    """Asks the policies after every change, and carries out what they choose.
+
+    :param is_heard: whether the clients that waited for a backend hear it; it
+        gets no job before, since nobody would learn of that job's end.
+    """
 
     _log = Logger()
 
-    def __init__(self, books: Books, reconciler: Reconciler) -> None:
+    def __init__(
+        self, books: Books, reconciler: Reconciler, is_heard: Callable[[int], bool] = lambda gpu_id: True
+    ) -> None:
         self._books = books
+        self._is_heard = is_heard
         self._ledger = books.ledger
         self._reconciler = reconciler
         self._resting: set[int] = set()
@@ -106,7 +114,8 @@ class Dispatcher:
         self._books.changed()
 
     def _rested(self, view: BackendView) -> BackendView:
-        return evolve(view, state=BackendState.DOWN) if view.gpu_id in self._resting else view
+        rests = view.gpu_id in self._resting or not self._is_heard(view.gpu_id)
+        return evolve(view, state=BackendState.DOWN) if rests else view
 
     def _look_up(self, held: Held, reason: str) -> None:
         # It may be queued there all the same: asked by id, never sent again blindly.

@@ -45,6 +45,7 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
 
     refused: int | None = None  #: the status with which the backend refused
     opened = False
+    answered = False  #: whether anything came
 
     def __init__(self, owner: BackendSide, request: bytes, clock: IReactorTime, close_timeout: float) -> None:
         super().__init__()
@@ -65,10 +66,12 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
         get lost.
         """
         self.websocket_key = base64.b64encode(os.urandom(16))
-        self.sendData(b"%sSec-WebSocket-Key: %s\r\n\r\n" % (self._request, self.websocket_key))
+        request, self._request = self._request, b""
+        self.sendData(b"%sSec-WebSocket-Key: %s\r\n\r\n" % (request, self.websocket_key))
 
     def dataReceived(self, data: bytes) -> None:
         """Parse what the backend sent."""
+        self.answered = True
         if self.state == self.STATE_CONNECTING and len(self.data) > _HEAD_BOUND:
             self.wasNotCleanReason = "the head of the answer is too long"
             self.dropConnection(abort=True)

@@ -48,6 +48,7 @@ class BackendLink:
         self,
         owner: LinkOwner,
         wanted: Wanted,
+        address: tuple[str, int],
         gone: Callable[[Link, Ending], None],
         *,
         endpoint: IStreamClientEndpoint,
@@ -66,8 +67,7 @@ class BackendLink:
         self._dialling: Deferred[IProtocol] | None = None
         self._late: IDelayedCall | None = None
         self._timed_out = False
-        self._connected = False
-        self._leg = BackendLeg(self, wanted.request, clock, limits.backend_close)
+        self._leg = BackendLeg(self, wanted.request(*address), clock, limits.backend_close)
         self._leg.factory = copy.copy(factory) if wanted.subprotocols else factory
         if wanted.subprotocols:
             # Autobahn compares the backend's choice with this list.
@@ -98,10 +98,10 @@ class BackendLink:
     @property
     def failure(self) -> GateError:
         """Why the backend didn't accept."""
-        status = self._leg.refused if self._connected else None
+        status = self._leg.refused
         if self._timed_out:
             return GateError(504, "backend_timeout", "The backend did not accept the WebSocket in time.")
-        if not self._connected:
+        if not self._leg.answered:
             return GateError(503, "backend_down", "The backend does not answer.", retry_after=RETRY_AFTER)
         if status is not None and 400 <= status < 500:
             return GateError(status, "backend_refused", "The backend refused the WebSocket.")
@@ -133,7 +133,6 @@ class BackendLink:
 
     def _dialled(self, leg: object) -> None:
         self._dialling = None
-        self._connected = True
 
     def _failed(self, failure: Failure) -> None:
         self._dialling = None

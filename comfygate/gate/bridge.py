@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import cast
 
 from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint, ITransport
 
+from comfygate.backend.fleet import Fleet
+from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_leg import backend_factory
-from comfygate.gate.bridged_client import RESTARTING, Address, BridgedClient
+from comfygate.gate.bridged_client import Address, BridgedClient
 from comfygate.gate.client_leg import client_factory
-from comfygate.gate.sessions import Sessions
+from comfygate.gate.handshake import is_comfyuis
 from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.tally import Tally
-from comfygate.gate.websocket_leg import Ending, Limits
+from comfygate.gate.websocket_leg import SERVICE_RESTART, Ending, Limits
 from comfygate.http1 import RequestHead
-from comfygate.interfaces import IStatusSource
+from comfygate.interfaces import IBackend, IStatusSource
+from comfygate.model import BackendState
+
+_NOWHERE: Address = ("127.0.0.1", 0)
 
 
 class Bridges:
     """The WebSockets of one gate.
 
+    Each is on the first backend of the gate's set that was ready, or waits for
+    one that will be.
+
     :param clock: the reactor.
     :param status: knows how many prompts are left.
+    :param fleet: all backends.
+    :param gpu_ids: the gate's set.
     :param sessions: shared by all gates over the same backends.
     :param endpoint: how to reach a backend's address.
     :param tally: counts what clients send and are sent.
@@ -36,6 +46,8 @@ class Bridges:
         clock: IReactorTime,
         status: IStatusSource,
         *,
+        fleet: Fleet,
+        gpu_ids: Sequence[int],
         sessions: Sessions,
         limits: Limits | None = None,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
@@ -51,29 +63,35 @@ class Bridges:
         self.backend_factory: WebSocketClientFactory = backend_factory(clock, self.limits)
         self.endpoint = endpoint or (lambda host, port: tcp_endpoint(clock, host, port, self.limits.open))
         self.closing = False
-        self._bridges: set[BridgedClient] = set()
+        self._fleet = fleet
+        self._gpu_ids = tuple(gpu_ids)
+        self._bridges: dict[BridgedClient, None] = {}  # in the order in which they came
         self._links: set[Hashable] = set()
         self._telling: IDelayedCall | None = None
         self._idle: list[Deferred[None]] = []
 
-    def accept(self, head: RequestHead, gpu_id: int, address: Address) -> Callable[[ITransport, bytes], IProtocol]:
+    def accept(self, head: RequestHead) -> Callable[[ITransport, bytes], IProtocol]:
         """Prepare to bridge a client that asks for an upgrade.
 
         :param head: its request, checked.
-        :param gpu_id: which backend.
-        :param address: host and port of that backend.
         :return: makes the protocol that the caller connects to the client's
             transport and then feeds all that it has read from it: the head,
             and what followed.
+        :raises GateError: 503, if no backend can serve it, now or later.
         """
+        gpu_id = self._place(may_wait=is_comfyuis(head.target))
 
         def successor(transport: ITransport, data: bytes) -> IProtocol:
-            bridge = BridgedClient(self, head, gpu_id, address)
-            self._bridges.add(bridge)
+            bridge = BridgedClient(self, head, gpu_id)
+            self._bridges[bridge] = None
             bridge.client.factory = self.client_factory
             return cast(IProtocol, bridge.client)
 
         return successor
+
+    def address(self, gpu_id: int) -> Address:
+        """Where a backend that is ready is reached."""
+        return self._fleet[gpu_id].address or _NOWHERE
 
     def close(self, code: int = 1012, reason: str = "the server is stopping") -> Deferred[None]:
         """Close all, and accept no more.
@@ -92,11 +110,26 @@ class Bridges:
         self._idle.append(idle)
         return idle
 
-    def backend_lost(self, gpu_id: int) -> None:
-        """A backend is known to be gone: close the client legs that are on it."""
+    def backend_changed(self, backend: IBackend) -> None:
+        """A backend of some gate has another state: clients without a backend may have one now, and the reverse.
+
+        Those that stay with this one, their sessions wait with.
+        """
+        if self.closing or backend.gpu_id not in self._gpu_ids:
+            return
+        ready = self._fleet.ready(self._gpu_ids)
         for bridge in list(self._bridges):
-            if bridge.gpu_id == gpu_id:
-                bridge.close(RESTARTING)
+            if ready and self._fleet[bridge.gpu_id].state is not BackendState.READY:
+                bridge.move(ready[0].gpu_id)
+        if all(self._fleet[gpu_id].state is BackendState.FAILED for gpu_id in self._gpu_ids):
+            for bridge in list(self._bridges):
+                bridge.close(Ending(SERVICE_RESTART, self._given_up()))
+
+    def announce(self, client_id: str, message: bytes) -> None:
+        """Send a text message of our own to the newest socket with this clientId."""
+        for bridge in reversed(self._bridges):
+            if bridge.client_id == client_id and bridge.announce(message):
+                return
 
     def status_changed(self) -> None:
         """Another number of prompts waits with us: tell the clients, once a turn."""
@@ -110,11 +143,23 @@ class Bridges:
     def gone(self, thing: Hashable) -> None:
         """A client or a backend leg is gone."""
         self._links.discard(thing)
-        self._bridges.discard(cast("BridgedClient", thing))
+        self._bridges.pop(cast("BridgedClient", thing), None)
         if not self._bridges and not self._links:
             idle, self._idle = self._idle, []
             for deferred in idle:
                 deferred.callback(None)
+
+    def _place(self, *, may_wait: bool) -> int:
+        for backend in self._fleet.ready(self._gpu_ids):
+            return backend.gpu_id
+        for gpu_id in self._gpu_ids:
+            if may_wait and self._fleet[gpu_id].state is not BackendState.FAILED:
+                return gpu_id
+        raise self._fleet.unavailable(self._gpu_ids)
+
+    def _given_up(self) -> str:
+        gpus = ", ".join(map(str, self._gpu_ids))
+        return f"GPU{'s' if len(self._gpu_ids) > 1 else ''} {gpus} failed to start too often"
 
     def _tell(self) -> None:
         remaining = self.status.remaining()

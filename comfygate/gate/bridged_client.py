@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Hashable
 from typing import Protocol as Shape
 
@@ -11,19 +12,20 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 
 from comfygate.errors import GateError
+from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_link import RETRY_AFTER, BackendLink
 from comfygate.gate.client_leg import ClientLeg
-from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
-from comfygate.gate.sessions import Link, Session, Sessions
+from comfygate.gate.handshake import Wanted, client_id_of, handshake_of, is_comfyuis
+from comfygate.gate.sessions import Link, Session
 from comfygate.gate.status_message import FINAL, prompt_id_of, status_message, with_remaining
 from comfygate.gate.tally import Tally
-from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
+from comfygate.gate.websocket_leg import ABNORMAL, GOING_AWAY, SERVICE_RESTART, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
 
 Address = tuple[str, int]
-RESTARTING = Ending(1012, "backend restarting")
+RESTARTING = Ending(SERVICE_RESTART, "backend restarting")
 TOO_SLOW = Ending(1013, "the client reads too slowly")
 TOO_MUCH = Ending(1008, "too much was sent before the backend accepted")
 
@@ -41,6 +43,9 @@ class Port(Shape):
     clients: int
     tally: Tally
 
+    def address(self, gpu_id: int) -> Address:
+        """Where a backend that is ready is reached."""
+
     def link_made(self, link: Hashable) -> None:
         """A backend leg exists."""
 
@@ -51,25 +56,33 @@ class Port(Shape):
 class BridgedClient:
     """One client's WebSocket: the owner of its two legs.
 
-    Without a backend leg it is silent: a newer socket with the same clientId
-    gets the events.
+    Without a backend leg it is silent, if a newer socket with the same clientId
+    gets the events, or waits for its backend to come back.  ComfyUI's own
+    WebSocket can wait, since nothing is lost with its process that the next one
+    does not tell again; what a custom node's client would miss, nobody knows.
 
     :ivar gpu_id: which backend.
     :ivar client: the client leg.
+    :ivar client_id: whose events it gets; ``None`` for a custom node's WebSocket.
+    :ivar born: see :class:`comfygate.gate.sessions.Member`.
     """
 
     log = Logger()
 
-    def __init__(self, gate: Port, head: RequestHead, gpu_id: int, address: Address) -> None:
+    def __init__(self, gate: Port, head: RequestHead, gpu_id: int) -> None:
         limits = gate.limits
         self.gpu_id = gpu_id
         self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
+        self.client_id = client_id_of(head.target)
+        self.born = gate.sessions.birth()
         self._gate = gate
-        self._address = address
-        self._wanted = Wanted.from_head(head, *address)
-        self._client_id = client_id_of(head.target)
+        self._patient = is_comfyuis(head.target)
+        made_up = uuid.uuid4().hex if self._patient and self.client_id is None else None  # as ComfyUI does
+        self.client_id = made_up or self.client_id
+        self._wanted = Wanted.from_head(head, made_up)
         self._session: Session | None = None
         self._link: BackendLink | None = None
+        self._silent = False
         self._asked: Deferred[str | None] | None = None
         self._failure: GateError | None = None
         self._outbox = Outbox(limits.outbox, limits.results)
@@ -77,6 +90,7 @@ class BridgedClient:
         self._open = False
         self._said_something = False
         self._flags: bytes | None = None
+        self._features: bytes | None = None  # what the backend answered to them
         self._held: list[Message] = []
         self._held_size = 0
         self._told: int | None = None  # the number in the last status message
@@ -84,21 +98,20 @@ class BridgedClient:
     # The client leg's owner.
 
     def client_asks(self) -> Deferred[str | None]:
-        """Answer the client when a backend leg is open."""
+        """Answer the client when a backend leg is open, or when there can be none now."""
         asked: Deferred[str | None] = Deferred()
         self._asked = asked
         if self._gate.closing:
             self._refuse(GateError(503, "stopping", "The server is stopping.", retry_after=RETRY_AFTER))
         else:
-            self._session = self._gate.sessions.get(self.gpu_id, self._client_id)
-            self._session.join(self)
+            self._join()
         return asked
 
     def client_opened(self) -> None:
         """Send what the backend has said meanwhile."""
         self._open = True
         self._gate.clients += 1
-        if self._link is None and self._session is not None:
+        if self._session is not None and (self._link is None or not self._link.opened):
             self._greet()
         self.client_writable()
 
@@ -108,22 +121,17 @@ class BridgedClient:
         ComfyUI negotiates features by a socket's first message only, so that
         is kept for another backend leg.
         """
+        opened = self._link is not None and self._link.opened
         if not self._said_something:
             self._said_something = True
             if not binary and text_type(payload) == b"feature_flags":
                 self._flags = payload
-                if self._link is not None and not self._link.opened:
+                if not opened:
                     return
-        if self._link is None:
-            return
-        if self._link.opened:
+        if self._link is not None and opened:
             self._link.send(payload, binary)
-            return
-        message = Message(payload, binary)
-        self._held.append(message)
-        self._held_size += message.cost
-        if self._held_size > self._gate.limits.held:
-            self.close(TOO_MUCH)
+        elif self._session is not None and not self._silent:
+            self._hold(Message(payload, binary))
 
     def client_writable(self) -> None:
         """Send what waits, until the client has enough again."""
@@ -155,32 +163,46 @@ class BridgedClient:
             if self._link is link:
                 self._link = None
                 self._failure = built.failure
-                self._unhold()
+                self._read_on()
             gone(link, ending)
             self._gate.gone(built)
 
         gate = self._gate
+        address = gate.address(self.gpu_id)
         built = BackendLink(
             self,
             self._wanted,
+            address,
             link_gone,
-            endpoint=gate.endpoint(*self._address),
+            endpoint=gate.endpoint(*address),
             factory=gate.backend_factory,
             clock=gate.clock,
             limits=gate.limits,
         )
         gate.link_made(built)
         self._link = built
+        self._silent = False
         return built
 
     def silence(self) -> None:
         """A newer socket with this clientId gets the events from now on."""
-        self._link = None
+        self._silent = True
+        self._hear_nothing()
         self._unhold()
-        if self._asked is not None:
-            self._answer(None)
-        elif self._open:
-            self._greet()
+
+    def wait(self) -> None:
+        """The backend is away: be patient, or go."""
+        self._silent = False
+        if self._patient:
+            self._hear_nothing()
+        else:
+            self.close(RESTARTING)
+
+    def endures(self, ending: Ending) -> bool:
+        """A backend that closes the link means it; one whose connection is lost comes back."""
+        if ending.code != ABNORMAL or not self._patient:
+            return False
+        return self._asked is None or (self._failure is not None and self._failure.status == 503)
 
     def lost_link(self, ending: Ending) -> None:
         """The backend ended the link, or never accepted it."""
@@ -191,6 +213,8 @@ class BridgedClient:
 
     def link_opened(self, subprotocol: str | None) -> None:
         """Answer the client, or let its messages flow again."""
+        if self._session is not None:
+            self._session.link_opened()
         if self._asked is not None:
             self._answer(subprotocol)
             return
@@ -215,6 +239,10 @@ class BridgedClient:
             told = with_remaining(payload, remaining)
             if told is not None:
                 payload, self._told = told, remaining
+        elif kind == b"feature_flags":
+            if payload == self._features:
+                return  # negotiated again, for another leg
+            self._features = payload
         self._deliver(Message(payload, binary))
 
     def link_full(self, full: bool) -> None:
@@ -230,19 +258,45 @@ class BridgedClient:
             self._told = remaining
             self._deliver(Message(status_message(remaining)))
 
+    def announce(self, message: bytes) -> bool:
+        """Send a text message of our own, if the client is there."""
+        if self._open and self._ending is None:
+            self._deliver(Message(message))
+            return True
+        return False
+
+    def move(self, gpu_id: int) -> None:
+        """Listen to another backend, if that is possible."""
+        if self._session is not None and self._patient:
+            self._leave(Ending(GOING_AWAY))
+            self.gpu_id = gpu_id
+            self._join()
+
     def close(self, ending: Ending) -> None:
         """End both legs."""
-        self._leave(Ending(1001))
+        self._leave(Ending(GOING_AWAY))
         if self._asked is not None:
             self._refuse(GateError(503, "backend_down", "The backend is not there.", retry_after=RETRY_AFTER))
         else:
             self._end_client(ending)
 
+    def _join(self) -> None:
+        self._session = self._gate.sessions.get(self.gpu_id, self.client_id)
+        self._session.join(self)
+
+    def _hear_nothing(self) -> None:
+        self._link = None
+        if self._asked is not None:
+            self._answer(None)
+        elif self._open:
+            self._read_on()
+            self._greet()
+
     def _greet(self) -> None:
-        """Say what the backend says first, which a client counts on, where a newer socket was faster than that."""
+        """Say what the backend says first, which a client counts on, where the backend has not."""
         if self._told is None:
             self._told = self._gate.status.remaining()
-            self._deliver(Message(status_message(self._told, self._client_id)))
+            self._deliver(Message(status_message(self._told, self.client_id)))
 
     def _deliver(self, message: Message) -> None:
         if self._ending is not None:
@@ -269,6 +323,7 @@ class BridgedClient:
     def _leave(self, ending: Ending) -> None:
         session, self._session = self._session, None
         if session is not None:
+            self._link = None
             session.leave(self, ending)
 
     def _answer(self, subprotocol: str | None) -> None:
@@ -281,8 +336,17 @@ class BridgedClient:
         if asked is not None:
             asked.errback(error)
 
+    def _hold(self, message: Message) -> None:
+        self._held.append(message)
+        self._held_size += message.cost
+        if self._held_size > self._gate.limits.held:
+            self.close(TOO_MUCH)
+
     def _unhold(self) -> None:
         self._held = []
         self._held_size = 0
+        self._read_on()
+
+    def _read_on(self) -> None:
         if self._open:
             self.client.read(True)

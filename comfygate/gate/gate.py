@@ -134,7 +134,7 @@ class Gate:
 
     def _decide(self, head: RequestHead, route: Route) -> Decision:
         if head.upgrade == b"websocket":
-            return self._bridge(head)
+            return Upgrade(self.bridges.accept(head))
         if route.control:
             _check_encoding(head)
             return Relay(
@@ -171,12 +171,6 @@ class Gate:
     def _patience(self, route: Route) -> float:
         # That key is about ComfyUI; what we stream ourselves is silent for 15 s where nothing happens.
         return max(self.facts.backend_timeout, _OUR_SILENCE if route.kind is Kind.GATE else 0.0)
-
-    def _bridge(self, head: RequestHead) -> Upgrade:
-        backend = self._fleet.first_ready(self.facts.gpu_ids)
-        if backend.address is None:
-            raise self._fleet.unavailable((backend.gpu_id,))
-        return Upgrade(self.bridges.accept(head, backend.gpu_id, backend.address))
 
 
 def _check_encoding(head: RequestHead) -> None:

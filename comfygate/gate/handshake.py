@@ -22,20 +22,24 @@ _SHOWN = frozenset(
 class Wanted:
     """What a client wants of a backend, in the backend's words.
 
-    :ivar request: the head, but for ``Sec-WebSocket-Key`` and the empty line.
+    :ivar target: as it came, but with a clientId.
+    :ivar fields: the head behind its Host, without ``Sec-WebSocket-Key`` and
+        the empty line.
     :ivar subprotocols: what the client offers.
     """
 
-    request: bytes
+    target: bytes
+    fields: bytes
     subprotocols: tuple[str, ...] = ()
 
     @classmethod
-    def from_head(cls, head: RequestHead, host: str, port: int) -> Wanted:
-        """Translate a client's request for the backend at `host`:`port`.
+    def from_head(cls, head: RequestHead, client_id: str | None) -> Wanted:
+        """Translate a client's request.
 
         The target goes as it came, and so do the end-to-end headers (RFC 9110,
-        section 7.6.1).  Host is one that ComfyUI takes for its own, and there
-        is no Origin: the gate has checked both.
+        section 7.6.1).  There is no Origin: the gate has checked it.
+
+        :param client_id: what was made up for a client that has none.
         """
         named = {
             token.strip().lower()
@@ -51,10 +55,7 @@ class Wanted:
             and name.lower() not in named
             and not name.lower().startswith(b"sec-websocket-")
         ]
-        shown = f"[{host}]" if ":" in host else host
         lines = [
-            b"GET %s HTTP/1.1" % head.target,
-            f"Host: {shown}:{port}".encode(),
             b"Upgrade: websocket",
             b"Connection: Upgrade",
             b"Sec-WebSocket-Version: 13",
@@ -63,7 +64,25 @@ class Wanted:
             b"",
         ]
         subprotocols = tuple(part.strip().decode("latin-1") for value in offered for part in value.split(b","))
-        return cls(b"\r\n".join(lines), subprotocols)
+        return cls(_with_client_id(head.target, client_id), b"\r\n".join(lines), subprotocols)
+
+    def request(self, host: str, port: int) -> bytes:
+        """The head for the backend at `host`:`port`; its Host is one that ComfyUI takes for its own."""
+        shown = f"[{host}]" if ":" in host else host
+        return b"GET %b HTTP/1.1\r\nHost: %b:%d\r\n%b" % (self.target, shown.encode(), port, self.fields)
+
+
+def _with_client_id(target: bytes, client_id: str | None) -> bytes:
+    # ComfyUI takes the first, even if a second one is not empty.
+    if client_id is None:
+        return target
+    path, _, query = target.partition(b"?")
+    return b"%b?clientId=%b%b" % (path, client_id.encode("ascii"), b"&" + query if query else b"")
+
+
+def is_comfyuis(target: bytes) -> bool:
+    """Whether a WebSocket is ComfyUI's own, and not one of a custom node."""
+    return plain_path(target.partition(b"?")[0]) == b"/ws"
 
 
 def client_id_of(target: bytes) -> str | None:
@@ -72,8 +91,8 @@ def client_id_of(target: bytes) -> str | None:
     Only its own WebSocket has one; what a custom node's may mean by the name
     is its own business.
     """
-    path, _, query = target.partition(b"?")
-    if plain_path(path) != b"/ws":
+    query = target.partition(b"?")[2]
+    if not is_comfyuis(target):
         return None
     for name, value in parse_qsl(query.decode("utf-8", "replace"), keep_blank_values=True):
         if name == "clientId":

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 from txaio.tx import make_logger
 
-GOING_AWAY, NO_STATUS, ABNORMAL = 1001, 1005, 1006
+GOING_AWAY, NO_STATUS, ABNORMAL, SERVICE_RESTART = 1001, 1005, 1006, 1012
 _DONE = Failure(ConnectionDone())
 
 
@@ -39,7 +39,8 @@ class Limits:
     :ivar client_close: what a client may take to close its leg.
     :ivar outbox: bytes that may wait for a client that reads slowly.
     :ivar results: bytes of binary results that may wait besides.
-    :ivar held: bytes from a client that may wait for its backend leg.
+    :ivar held: bytes from a client that may wait for its backend leg; with
+        more, it is closed.
     :ivar clients: open client legs of one gate.
     """
 
