@@ -16,6 +16,7 @@ from comfygate.interfaces import IStatusSource
 from comfygate.ledger import Ledger
 from comfygate.model import BackendView
 from comfygate.routing.assignment import GateRouting
+from comfygate.routing.least_loaded import LeastLoaded
 
 _START = 10.0
 """Seconds from the end of a daemon until its successor may be expected to answer."""
@@ -24,7 +25,8 @@ _START = 10.0
 class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
-    :param prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar gates: by name.
+    :ivar prefetch: how many jobs a backend may hold: the running one and the next.
     :ivar removing: ids that a backend is being told to take out of its queue.
     :ivar recalling: ids that a backend was told to take out of its queue, so that they wait in ours again.
     :ivar draining: GPUs that are to get no further jobs.
@@ -45,19 +47,24 @@ class Books:
         self.recalling: set[str] = set()
         self.draining: set[int] = set()
         self.closing: float | None = None
-        self._prefetch = prefetch
+        self.prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
 
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
-        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
+        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self.prefetch)
         draining = gpu_id in self.draining or self.closing is not None
         return evolve(view, draining=True) if draining else view
 
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""
         return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
+
+    @property
+    def everything(self) -> GateRouting:
+        """All GPUs, as one gate that nobody sends prompts to."""
+        return GateRouting("operator", self.fleet.gpu_ids, LeastLoaded())
 
     def close(self, grace: float) -> None:
         """Begin nothing more.

@@ -6,7 +6,7 @@ encoded again, however long the queue is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -16,7 +16,6 @@ from comfygate.control.replies import joined
 from comfygate.errors import BackendError, GateError
 from comfygate.interfaces import IBackend
 from comfygate.ledger import Listing
-from comfygate.model import BackendState
 from comfygate.routing.assignment import GateRouting
 
 
@@ -26,7 +25,7 @@ class Listings:
     :param ports: the port that each GPU answers on.
     """
 
-    def __init__(self, books: Books, ports: dict[int, int]) -> None:
+    def __init__(self, books: Books, ports: Mapping[int, int]) -> None:
         self._books = books
         self._ledger = books.ledger
         self._ports = ports
@@ -58,9 +57,10 @@ class Listings:
 
     def all(self) -> Iterator[bytes]:
         """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals."""
-        listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in self._books.fleet}
+        backends = tuple(self._books.fleet)  # some may be gone before the last piece is read
+        listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in backends}
         yield b'{"queues":['
-        for index, backend in enumerate(self._books.fleet):
+        for index, backend in enumerate(backends):
             yield b"," if index else b""
             yield from self._one_of_all(backend, listings[backend.gpu_id])
         totals = {
@@ -73,7 +73,7 @@ class Listings:
         facts = {
             "gpu_id": backend.gpu_id,
             "state": backend.state.value,
-            "port": self._ports[backend.gpu_id],
+            "port": self._ports.get(backend.gpu_id),
             "device": backend.device,
             "name": backend.name,
             "running_count": len(listing.running),
@@ -92,7 +92,7 @@ class Listings:
         :raises GateError: 503 if the GPU that should know does not serve requests now.
         """
         for gpu_id in self._historians(gate, prompt_id):
-            if self._books.fleet[gpu_id].state is not BackendState.READY:
+            if not self._books.fleet.ready((gpu_id,)):
                 continue
             try:
                 entry = await self._books.fleet.client(gpu_id).history(prompt_id)
