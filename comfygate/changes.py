@@ -12,7 +12,6 @@ from comfygate.config.settings import LIMIT_NAMES, Config, GateConfig
 from comfygate.config.values import PolicySpec
 from comfygate.model import Device
 
-
 _LONGEST = 60
 """Characters of a value that a sentence shows."""
 
@@ -215,8 +214,8 @@ def _grouped(changes: Sequence[tuple[str, str]]) -> Iterator[str]:
     for who, what in changes:
         if what:
             alike.setdefault(what, []).append(who)
-    for what, who in alike.items():
-        yield f"{', '.join(who)}: {what}"
+    for what, names in alike.items():
+        yield f"{', '.join(names)}: {what}"
 
 
 def _change(name: str, before: str, after: str) -> str:

@@ -28,6 +28,7 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
@@ -40,14 +41,13 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry
 from comfygate.errors import GateError
-from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.interfaces import IBackend, IBackendListener, IJournal
+from comfygate.journal.none import NullJournal
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState
 from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
-from comfygate.routing.assignment import GateRouting
-from comfygate.routing.least_loaded import LeastLoaded
 from comfygate.shutdown import Shutdown, hearing_signals
 
 
@@ -70,13 +70,22 @@ class Daemon(Service):
         self._fleet = Fleet(make_backends(reactor, plan))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
-        self._books = Books(self._fleet, ledger, plan.routings, reactor, config.prefetch)
+        self._journal: IJournal = NullJournal()
+        self._books = Books(
+            self._fleet,
+            ledger,
+            plan.routings,
+            reactor,
+            config.prefetch,
+            retries=config.retries,
+            queue_when_down=config.when_down == "queue",
+        )
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(
             reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
         )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler, self._ports.is_heard)
+        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
             self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
@@ -153,21 +162,20 @@ class Daemon(Service):
             readings=self._readings,
             gates=self._ports.figures,
             ports=self._gpu_ports(),
-            max_pending=self._plan.config.max_pending,
             wall_clock=time.time,
         )
 
     def _control(self) -> Control:
         return Control(
             books=self._books,
-            acceptance=Acceptance(self._books, self._reconciler),
+            acceptance=Acceptance(self._books, self._reconciler, self._journal),
             listings=Listings(self._books, self._gpu_ports()),
+            histories=Histories(self._books, self._journal),
             interrupts=self._interrupts,
             status=self._status,
             events=self._events,
             readings=self._readings,
             metrics=Metrics(self._telemetry()),
-            operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
             operations=OperatorRoutes(
                 books=self._books,
                 operations=self._operations,

@@ -101,6 +101,12 @@ class IComfyUI(Interface):
     async def history(prompt_id: str) -> dict[str, Any] | None:
         """Tell how a prompt ended: GET /history/{id}; ``None`` if it did not, or is not known."""
 
+    async def histories(newest: int | None) -> dict[str, dict[str, Any]]:
+        """List how prompts ended, the newest last: GET /history."""
+
+    async def forget(prompt_ids: Iterable[str] | None) -> None:
+        """Drop these entries of its history, or all: POST /history."""
+
     async def interrupt(prompt_id: str | None) -> None:
         """Stop what runs, if it is `prompt_id` or that is ``None``: POST /interrupt."""
 
@@ -179,6 +185,8 @@ class IJournal(IJobListener):
 
     As a listener it takes note of every change, and writes it down soon.
     """
+
+    lasting: bool = Attribute("whether it keeps how jobs ended")
 
     def accept(job: Job) -> Deferred[None]:
         """Write a new job down, before its client is told that it is accepted.

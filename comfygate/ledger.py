@@ -32,11 +32,13 @@ class Ended:
 
     :ivar gpu_id: the GPU that held it in the end, if one did.
     :ivar reason: why it did not end well, in one line, where that is known.
+    :ivar told: whether ComfyUI, or whoever ended it, has told its client.
     """
 
     gpu_id: int | None
     state: JobState
     reason: str | None = None
+    told: bool = True
 
 
 @frozen
@@ -148,16 +150,30 @@ class Ledger:
         self.accept(job)
         return job
 
-    def end(self, prompt_id: str, state: JobState, reason: str | None = None, record: bytes | None = None) -> None:
+    def end(
+        self,
+        prompt_id: str,
+        state: JobState,
+        reason: str | None = None,
+        record: bytes | None = None,
+        *,
+        told: bool = True,
+    ) -> None:
         """A job is over, wherever it was.
 
         :param reason: why it did not end well, in one line for people.
         :param record: its entry in ComfyUI's ``/history``, in JSON, if there is one.
+        :param told: see :class:`Ended`.
         """
+        told = told or self.is_finished(prompt_id)
         gpu_id = self._where.get(prompt_id)
         job = self._stop_waiting(prompt_id) if gpu_id is None else self._let_go(prompt_id).job
-        self._ended[prompt_id] = Ended(gpu_id, state, reason)
+        self.remember(prompt_id, Ended(gpu_id, state, reason, told))
         self._tell(job, state, gpu_id, reason, record)
+
+    def remember(self, prompt_id: str, ended: Ended) -> None:
+        """A job is over, now or since before the daemon was started."""
+        self._ended[prompt_id] = ended
         if len(self._ended) > self._remembered:
             self._ended.popitem(last=False)
 

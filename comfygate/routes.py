@@ -16,6 +16,7 @@ _CONTROL = {
     b"/queue": frozenset({b"GET", b"HEAD", b"POST"}),
     b"/queue/all": frozenset({b"GET", b"HEAD"}),
     b"/interrupt": frozenset({b"POST"}),
+    b"/history": frozenset({b"GET", b"HEAD", b"POST"}),
 }
 _READ = frozenset({b"GET", b"HEAD"})
 _OURS = b"/comfygate"
@@ -78,7 +79,7 @@ def classify(method: bytes, path: bytes, *, several: bool) -> Route:
         takes a method in any case for the one in upper case.
     :param path: the request target up to its query, as received.
     :param several: whether the gate's set may hold several backends, so that
-        a history has to be looked for, and no backend's own metrics are meant.
+        no backend's own metrics are meant.
     """
     method, plain = method.upper(), plain_path(path)
     control = _is_control(method, plain, several)
@@ -115,7 +116,7 @@ def _is_control(method: bytes, path: bytes, several: bool) -> bool:
         return method in methods
     if path == _OURS or path.startswith(_OURS + b"/"):
         return True
-    return several and method in _READ and (path == _METRICS or _HISTORY.fullmatch(path) is not None)
+    return method in _READ and (_HISTORY.fullmatch(path) is not None or (several and path == _METRICS))
 
 
 class Metering:

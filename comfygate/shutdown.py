@@ -69,7 +69,7 @@ class Shutdown:
         job = held.job
         if self._ledger.is_finished(job.prompt_id):
             reason = f"GPU {held.gpu_id} was stopped before it had said how the prompt ended"
-            self._ledger.end(job.prompt_id, JobState.UNKNOWN, reason)
+            self._books.fail(job.prompt_id, reason, JobState.UNKNOWN)
         else:
             self._ledger.put_back(job.prompt_id, attempts=job.attempts + began, deaths=job.deaths)
 

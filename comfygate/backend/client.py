@@ -123,6 +123,16 @@ class ComfyUIClient:
         found = _object(answer).get(prompt_id)
         return found if isinstance(found, dict) else None
 
+    async def histories(self, newest: int | None = None) -> dict[str, dict[str, Any]]:
+        """How prompts ended (``GET /history``), the newest last, and no more than `newest` of them."""
+        path = "/history" if newest is None else f"/history?max_items={newest}"
+        found = _object(self._expect_ok(f"GET {path}", await self._send("GET", path, seconds=30.0, limit=64 * MIB)))
+        return {prompt_id: entry for prompt_id, entry in found.items() if isinstance(entry, dict)}
+
+    async def forget(self, prompt_ids: Iterable[str] | None) -> None:
+        """Drop entries of its history (``POST /history``); ``None`` for all."""
+        await self._command("/history", {"clear": True} if prompt_ids is None else {"delete": list(prompt_ids)})
+
     async def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop what runs (``POST /interrupt``), if it is `prompt_id` or that is not given."""
         await self._command("/interrupt", {} if prompt_id is None else {"prompt_id": prompt_id})

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 import orjson
 from attrs import evolve, frozen
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from comfygate.control.books import Books
-from comfygate.control.reconcile import MOST_ATTEMPTS, Reconciler
-from comfygate.errors import BackendError, BackendUnreachable, GateError
-from comfygate.interfaces import IBackend
+from comfygate.control.reconcile import MOST_DEATHS, Reconciler
+from comfygate.errors import BackendError, BackendUnreachable, GateError, JournalError
+from comfygate.failpoints import reach
+from comfygate.interfaces import IBackend, IJournal
 from comfygate.ledger import Held
-from comfygate.model import BackendAnswer, Job, JobState
+from comfygate.model import BackendAnswer, BackendState, Job, JobState
 from comfygate.prompts import Submission, parse_submission
 from comfygate.queue import QueueFullError
 from comfygate.routing.assignment import GateRouting, expected_gpu
+
+# What a backend is to prompts that may wait for it; one that was given up will not come back by itself.
+_BACK = {
+    BackendState.STARTING: BackendState.READY,
+    BackendState.DOWN: BackendState.READY,
+    BackendState.STOPPING: BackendState.READY,
+    BackendState.STOPPED: BackendState.READY,
+}
 
 
 @frozen
@@ -34,13 +45,20 @@ class Acceptance:
 
     _log = Logger()
 
-    def __init__(self, books: Books, reconciler: Reconciler) -> None:
+    def __init__(self, books: Books, reconciler: Reconciler, journal: IJournal) -> None:
         self._books = books
         self._reconciler = reconciler
+        self._journal = journal
         self._ledger = books.ledger
         self._reserved: set[str] = set()
+        self._entering: set[str] = set()
         self._number = 0
         self._sequence = 0
+
+    def begin_after(self, number: float, sequence: int) -> None:
+        """Count on from what an earlier daemon gave out."""
+        self._number = max(self._number, math.floor(number) + 1)
+        self._sequence = max(self._sequence, sequence)
 
     async def submit(self, gate: GateRouting, body: bytes, pin: str | None) -> Answer:
         """Accept a prompt.
@@ -48,7 +66,7 @@ class Acceptance:
         :param body: the body of POST /prompt.
         :param pin: the header X-Target-GPU, if there is one.
         :return: 200 ``{"prompt_id", "number", "node_errors", "gpu_id"}`` once the
-            prompt is in the queue, or ComfyUI's own refusal (400).
+            prompt is in the queue and in the journal, or ComfyUI's own refusal (400).
         :raises GateError: 400, 503 or 504, with nothing queued.
         """
         self._books.check_open()
@@ -63,29 +81,58 @@ class Acceptance:
 
     async def _validated(self, gate: GateRouting, submission: Submission, targets: tuple[int, ...]) -> Answer:
         expected = self._expected(gate, submission, targets)
-        if expected is None:
-            raise self._books.fleet.unavailable(targets)
         validators = self._validators(expected, targets)
-        if not validators:
+        if not validators and self._books.fleet.ready((expected,)):
             return await self._submit_at_once(gate, submission, targets, expected)
         checked = await self._validate(validators, submission, targets)
-        if checked.status != 200:
+        if checked is not None and checked.status != 200:
             return checked
-        found = orjson.loads(checked.body)
+        # Without anyone to validate it, ComfyUI judges it when it is handed over.
+        found = {"outputs": [], "node_errors": {}} if checked is None else orjson.loads(checked.body)
         # Others were accepted meanwhile, and backends came and went.
-        now_expected = self._expected(gate, submission, targets)
-        job = self._job(gate, submission, targets, expected if now_expected is None else now_expected, found["outputs"])
+        with contextlib.suppress(GateError):
+            expected = self._expected(gate, submission, targets)
+        job = self._job(gate, submission, targets, expected, found["outputs"])
         self._books.check_open()
         self._check_room(job.size)
-        self._ledger.accept(job)
-        self._books.changed()
+        await self._enter(job)
         return _accepted(job, found["node_errors"])
 
-    async def _validate(self, backends: Sequence[IBackend], submission: Submission, targets: Sequence[int]) -> Answer:
+    def _enter(self, job: Job) -> Deferred[None]:
+        """Write a job down and let it wait, also if its client leaves meanwhile: it may be on the disk already.
+
+        :raises GateError: 503, if it could not be written down.
+        """
+        entered: Deferred[None] = Deferred(lambda _: None)
+        self._entering.add(job.prompt_id)
+
+        def written(_: None) -> None:
+            self._ledger.accept(job)
+            self._books.changed()
+            reach("accept.entered")
+
+        def tell(result: object) -> None:
+            self._entering.discard(job.prompt_id)
+            if entered.called:  # its client has left
+                return
+            if isinstance(result, Failure):
+                entered.errback(_not_written(result) if result.check(JournalError) else result)
+            else:
+                entered.callback(None)
+
+        self._journal.accept(job).addCallback(written).addBoth(tell)
+        return entered
+
+    async def _validate(
+        self, backends: Sequence[IBackend], submission: Submission, targets: Sequence[int]
+    ) -> Answer | None:
+        """What a ComfyUI says to the prompt; ``None`` if none can be asked now, and the prompt may wait for one."""
         for backend in backends:
             with contextlib.suppress(BackendUnreachable):
                 return await self._validate_on(backend, submission)
-        raise self._books.fleet.unavailable(targets)
+        if not self._books.queue_when_down:
+            raise self._books.fleet.unavailable(targets)
+        return None
 
     async def _validate_on(self, backend: IBackend, submission: Submission) -> Answer:
         try:
@@ -116,15 +163,15 @@ class Acceptance:
             raise GateError(503, "draining", f"GPU {expected} takes no prompts now", details, retry_after=10)
         job = self._job(gate, submission, targets, expected, [])
         self._check_room(job.size, beside=len(self._ledger.held_by(expected)))
-        self._ledger.accept(job)
+        await self._enter(job)
         held = self._ledger.assign(job.prompt_id, expected)
         try:
             answer = await self._answer(held)
-        except BackendUnreachable:
+        except (BackendUnreachable, JournalError) as error:
             answer = None
             if self._ledger.is_current(held):
                 self._ledger.forget(job.prompt_id)
-                raise self._books.fleet.unavailable(targets) from None
+                raise _not_sent(error, self._books.fleet.unavailable(targets)) from None
         if answer is not None and answer.status == 200:
             if self._ledger.is_current(held):
                 self._ledger.hold(job, expected, JobState.PENDING)
@@ -146,6 +193,7 @@ class Acceptance:
     async def _answer(self, held: Held) -> BackendAnswer | None:
         """What ComfyUI says to a prompt; ``None`` if that is unclear."""
         try:
+            await self._journal.flush()  # it may be there from now on
             return await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable:
             raise
@@ -158,7 +206,7 @@ class Acceptance:
     def _doubt(self, held: Held) -> None:
         # It may be queued all the same; the reconciler finds out by its id, and does not try again.
         if self._ledger.is_current(held):
-            self._ledger.hold(evolve(held.job, attempts=MOST_ATTEMPTS), held.gpu_id, JobState.UNCLEAR)
+            self._ledger.hold(evolve(held.job, deaths=MOST_DEATHS), held.gpu_id, JobState.UNCLEAR)
             self._reconciler.look(held.gpu_id)
             self._books.changed()
 
@@ -172,17 +220,21 @@ class Acceptance:
 
     def _check_room(self, size: int, beside: int = 0) -> None:
         try:
-            self._ledger.waiting.check_room(size, beside)
+            self._ledger.waiting.check_room(size, beside + len(self._entering))
         except QueueFullError as error:
             raise GateError(503, "queue_full", "The queue is full", str(error), retry_after=5) from None
 
     def _reserve(self, prompt_id: str) -> None:
-        if prompt_id in self._reserved or self._ledger.knows(prompt_id):
+        if prompt_id in self._reserved or prompt_id in self._entering or self._ledger.knows(prompt_id):
             details = f"{prompt_id} was accepted before; give each prompt an id of its own, or none."
             raise GateError(400, "duplicate_prompt_id", "prompt_id is in use", details)
         self._reserved.add(prompt_id)
 
-    def _expected(self, gate: GateRouting, submission: Submission, targets: tuple[int, ...]) -> int | None:
+    def _expected(self, gate: GateRouting, submission: Submission, targets: tuple[int, ...]) -> int:
+        """Where the prompt would go now, or as soon as a GPU that is down is back.
+
+        :raises GateError: 503, if no GPU that may run it is there, nor will be.
+        """
         draft = Job(
             prompt_id=submission.prompt_id,
             number=0,
@@ -192,11 +244,22 @@ class Acceptance:
             expected=-1,
             client_id=submission.client_id,
         )
-        return expected_gpu(gate, draft, self._books.views(), self._books.clock.seconds())
+        views, now = self._books.views(), self._books.clock.seconds()
+        expected = expected_gpu(gate, draft, views, now)
+        if expected is None and self._books.queue_when_down:
+            back = {n: evolve(view, state=_BACK.get(view.state, view.state)) for n, view in views.items()}
+            expected = expected_gpu(gate, draft, back, now)
+        if expected is None:
+            raise self._books.fleet.unavailable(targets)
+        return expected
 
     def _validators(self, expected: int, targets: Sequence[int]) -> list[IBackend]:
-        others = (gpu_id for gpu_id in targets if gpu_id != expected)
-        return [backend for backend in self._books.fleet.ready((expected, *others)) if backend.has_companion]
+        """Who can be asked to validate a prompt, the best first; backends of our own all run the same ComfyUI."""
+        fleet = self._books.fleet
+        others = [gpu_id for gpu_id in targets if gpu_id != expected]
+        if fleet[expected].owned:
+            others += [backend.gpu_id for backend in fleet if backend.owned and backend.gpu_id not in targets]
+        return [backend for backend in fleet.ready((expected, *others)) if backend.has_companion]
 
     def _job(
         self, gate: GateRouting, submission: Submission, targets: tuple[int, ...], expected: int, outputs: list[str]
@@ -218,6 +281,8 @@ class Acceptance:
             client_id=submission.client_id,
             submission=submission.submission(number),
             item=submission.item(number, outputs),
+            outputs=tuple(outputs),
+            accepted=self._books.wall_clock(),
         )
 
 
@@ -229,3 +294,15 @@ def _accepted(job: Job, node_errors: object) -> Answer:
         "gpu_id": job.expected,
     }
     return Answer(200, orjson.dumps(told))
+
+
+def _not_written(failure: Failure) -> GateError:
+    return _journal_failed(failure.getErrorMessage())
+
+
+def _not_sent(error: Exception, unavailable: GateError) -> GateError:
+    return _journal_failed(str(error)) if isinstance(error, JournalError) else unavailable
+
+
+def _journal_failed(reason: str) -> GateError:
+    return GateError(503, "journal_failed", "The prompt cannot be written to the journal", reason, retry_after=5)

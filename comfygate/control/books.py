@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
@@ -12,9 +13,10 @@ from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
 from comfygate.errors import GateError
+from comfygate.history import failed_entry
 from comfygate.interfaces import IStatusSource
 from comfygate.ledger import Ledger
-from comfygate.model import BackendView
+from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.least_loaded import LeastLoaded
 
@@ -27,7 +29,13 @@ class Books:
 
     :ivar gates: by name.
     :ivar prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar retries: how often a job is tried again whose backend died while it ran.
+    :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
+        will be back.
+    :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
+        to be tried again, whatever becomes of their backend.
     :ivar recalling: ids that a backend was told to take out of its queue, so that they wait in ours again.
     :ivar draining: GPUs that are to get no further jobs.
     :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
@@ -37,7 +45,16 @@ class Books:
     _log = Logger()
 
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, gates: Sequence[GateRouting], clock: IReactorTime, prefetch: int
+        self,
+        fleet: Fleet,
+        ledger: Ledger,
+        gates: Sequence[GateRouting],
+        clock: IReactorTime,
+        prefetch: int,
+        *,
+        retries: int = 1,
+        queue_when_down: bool = True,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.fleet = fleet
         self.ledger = ledger
@@ -45,9 +62,13 @@ class Books:
         self.clock = clock
         self.removing: set[str] = set()
         self.recalling: set[str] = set()
+        self.unwanted: set[str] = set()
         self.draining: set[int] = set()
         self.closing: float | None = None
         self.prefetch = prefetch
+        self.retries = retries
+        self.queue_when_down = queue_when_down
+        self.wall_clock = wall_clock
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
 
@@ -65,6 +86,17 @@ class Books:
     def everything(self) -> GateRouting:
         """All GPUs, as one gate that nobody sends prompts to."""
         return GateRouting("operator", self.fleet.gpu_ids, LeastLoaded())
+
+    def fail(self, prompt_id: str, reason: str, state: JobState = JobState.FAILED) -> None:
+        """A held job has ended by our decision; its client finds the reason in the history, as ComfyUI's own errors.
+
+        :param state: FAILED; UNKNOWN where it may have ended well; CANCELLED
+            where somebody wanted that.
+        """
+        held = self.ledger.held(prompt_id)
+        if held is not None:
+            record = failed_entry(held.job, reason, self.wall_clock())
+            self.ledger.end(prompt_id, state, reason, record, told=False)
 
     def close(self, grace: float) -> None:
         """Begin nothing more.

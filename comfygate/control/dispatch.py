@@ -11,7 +11,9 @@ from twisted.logger import Logger
 
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
-from comfygate.errors import BackendError, BackendUnreachable
+from comfygate.errors import BackendError, BackendUnreachable, JournalError
+from comfygate.history import refusal
+from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
 from comfygate.model import BackendAnswer, BackendState, BackendView, JobState
 from comfygate.routing.assignment import next_choice
@@ -30,12 +32,17 @@ class Dispatcher:
     _log = Logger()
 
     def __init__(
-        self, books: Books, reconciler: Reconciler, is_heard: Callable[[int], bool] = lambda gpu_id: True
+        self,
+        books: Books,
+        reconciler: Reconciler,
+        journal: IJournal,
+        is_heard: Callable[[int], bool] = lambda gpu_id: True,
     ) -> None:
         self._books = books
         self._is_heard = is_heard
         self._ledger = books.ledger
         self._reconciler = reconciler
+        self._journal = journal
         self._resting: set[int] = set()
         self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)
@@ -71,14 +78,27 @@ class Dispatcher:
 
     async def _submit(self, held: Held) -> None:
         try:
+            if not await self._noted(held):
+                return
             answer = await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable as error:
             self._put_back(held, f"could not be reached: {error}")
+        except JournalError as error:
+            self._put_back(held, f"is not asked while the journal cannot be written: {error}")
         except BackendError as error:
             self._look_up(held, f"gave no clear answer: {error!r}")
         else:
             self._answered(held, answer)
         self._books.changed()
+
+    async def _noted(self, held: Held) -> bool:
+        """Where a backend outlives us, write down first that it may have the job, so that it is looked for there.
+
+        :return: whether it is still to be sent.
+        """
+        if not self._books.fleet[held.gpu_id].owned:
+            await self._journal.flush()
+        return self._ledger.is_current(held)
 
     def _answered(self, held: Held, answer: BackendAnswer) -> None:
         if not self._ledger.is_current(held):
@@ -88,12 +108,12 @@ class Dispatcher:
             self._reconciler.look(held.gpu_id)
         elif answer.status == 400:
             self._log.error(
-                "GPU {gpu_id} refuses {prompt_id}, which was valid when it was accepted: {body}",
+                "GPU {gpu_id} refuses {prompt_id}, which was accepted: {body}",
                 gpu_id=held.gpu_id,
                 prompt_id=held.job.prompt_id,
                 body=answer.body[:1000],
             )
-            self._ledger.end(held.job.prompt_id, JobState.FAILED, f"GPU {held.gpu_id} refused it")
+            self._books.fail(held.job.prompt_id, f"GPU {held.gpu_id} refused it: {refusal(answer.body)}")
         else:
             self._look_up(held, f"answered {answer.status}")
 
@@ -105,7 +125,7 @@ class Dispatcher:
                 gpu_id=held.gpu_id,
                 reason=reason,
             )
-            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts)
+            self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         self._resting.add(held.gpu_id)
         self._books.clock.callLater(_REST, self._rest_over, held.gpu_id)
 

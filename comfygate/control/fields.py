@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -86,4 +87,29 @@ def number_in(query: dict[str, str], key: str, default: int, most: int) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) <= most):
         details = f'"{key}" must be a whole number from 0 to {most}, not {text[:50]!r}.'
         raise GateError(400, f"invalid_{key}", f"{key} has the wrong form", details)
+    return int(text)
+
+
+def deleted_in(fields: dict[str, Any]) -> list[str]:
+    """The ids in ``{"delete": [ids]}``, made strings as ComfyUI's are.
+
+    :raises GateError: 400 if they are no list.
+    """
+    delete = fields.get("delete", [])
+    if not isinstance(delete, list):
+        raise GateError(400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.')
+    return list(map(str, delete))
+
+
+def whole_number_of(request: Request, key: str) -> int | None:
+    """A whole number in the query, as ComfyUI takes it with ``int()``; ``None`` where there is none.
+
+    :raises GateError: 400 if it is something else.
+    """
+    text = query_of(request).get(key)
+    if text is None:
+        return None
+    if re.fullmatch(r"[+-]?[0-9]{1,18}", text, re.ASCII) is None:
+        details = f'"{key}" must be a whole number, not {text[:50]!r}.'
+        raise GateError(400, f"invalid_{key}", f"{key} is not a whole number", details)
     return int(text)

@@ -153,6 +153,8 @@ class Interrupts:
             if prompt_id not in queue.running:
                 return "pending"
         if prompt_id in queue.running:
+            if self._ledger.held(prompt_id) is not None:
+                self._books.unwanted.add(prompt_id)
             await client.interrupt(prompt_id)
             return "running"
         return None

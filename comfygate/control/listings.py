@@ -7,20 +7,18 @@ encoded again, however long the queue is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import orjson
 
 from comfygate.control.books import Books
 from comfygate.control.replies import joined
-from comfygate.errors import BackendError, GateError
 from comfygate.interfaces import IBackend
 from comfygate.ledger import Listing
 from comfygate.routing.assignment import GateRouting
 
 
 class Listings:
-    """Queues and single histories.
+    """Queues.
 
     :param ports: the port that each GPU answers on.
     """
@@ -41,10 +39,10 @@ class Listings:
     def queue(self, gate: GateRouting) -> Iterator[bytes]:
         """GET /queue: ``{"queue_running": […], "queue_pending": […]}``, and ``gpu_id`` on a GPU's port.
 
+        Also while none of its GPUs serves requests: the jobs that wait for one are with us.
+
         :return: JSON in pieces.
-        :raises GateError: 503 if none of the gate's GPUs serves requests now.
         """
-        self._books.fleet.first_ready(gate.gpu_ids)
         listings = [self._ledger.listing(gpu_id) for gpu_id in gate.gpu_ids]
         return self._queue(listings, gate.gpu_ids)
 
@@ -85,27 +83,3 @@ class Listings:
         yield b',"queue_pending":'
         yield from joined(listing.pending)
         yield b"}"
-
-    async def history(self, gate: GateRouting, prompt_id: str) -> dict[str, Any]:
-        """GET /history/{id} over several GPUs: ``{id: entry}``, or ``{}``.
-
-        :raises GateError: 503 if the GPU that should know does not serve requests now.
-        """
-        for gpu_id in self._historians(gate, prompt_id):
-            if not self._books.fleet.ready((gpu_id,)):
-                continue
-            try:
-                entry = await self._books.fleet.client(gpu_id).history(prompt_id)
-            except BackendError as error:
-                message = f"GPU {gpu_id} did not tell its history"
-                raise GateError(502, "backend_failed", message, str(error), retry_after=1) from None
-            if entry is not None:
-                return {prompt_id: entry}
-        return {}
-
-    def _historians(self, gate: GateRouting, prompt_id: str) -> tuple[int, ...]:
-        held, ended = self._ledger.held(prompt_id), self._ledger.ended(prompt_id)
-        gpu_id = held.gpu_id if held else ended.gpu_id if ended else None
-        if gpu_id is not None:
-            return (gpu_id,)
-        return () if self._ledger.knows(prompt_id) else gate.gpu_ids

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -14,26 +12,22 @@ from zope.interface import implementer
 
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, BackendUnusable
+from comfygate.history import Outcome, encoded, failed_entry, outcome
 from comfygate.interfaces import IBackend, IBackendListener, IComfyUI
 from comfygate.ledger import Held, Stranger
-from comfygate.model import BackendQueue, BackendState, Job, JobState
+from comfygate.model import BackendQueue, BackendState, Job, JobState, RestartCause
 
-MOST_ATTEMPTS = 2
+MOST_DEATHS = 2
 """A job that was running while two backends died is not tried a third time."""
+
+_GONE = frozenset({BackendState.DOWN, BackendState.FAILED, BackendState.STOPPED})
+"""States in which nothing is left of a process of ours: what it held may run again."""
+
+_BLAMED = frozenset({RestartCause.EXITED, RestartCause.HUNG, RestartCause.STALLED})
+"""Ends of a backend for which the job that ran there may be to blame."""
 
 _EVERY = 5.0
 """Seconds between looks at a busy backend that says nothing by itself."""
-
-
-@frozen
-class Outcome:
-    """How a backend says that a job ended.
-
-    :ivar reason: why it did not end well, in one line.
-    """
-
-    state: JobState
-    reason: str | None = None
 
 
 @implementer(IBackendListener)
@@ -75,10 +69,10 @@ class Reconciler:
             return
         if backend.state is BackendState.READY:
             self.look(backend.gpu_id)
-        elif backend.owned:
-            self._lose(backend.gpu_id)
-        else:
+        elif not backend.owned:
             self._doubted.add(backend.gpu_id)
+        elif backend.state in _GONE:
+            self._lose(backend)
         self._books.changed()
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
@@ -117,7 +111,7 @@ class Reconciler:
             client = self._books.fleet.client(gpu_id)
             queue = await client.queue()
             for held in self._compare(asked, queue):
-                self._left(held, await self._end(client, held), blamed=held in suspects)
+                self._left(held, *await self._end(client, held), blamed=held in suspects)
         except BackendError as error:
             self._log.debug("GPU {gpu_id} does not tell its queue: {error}", gpu_id=gpu_id, error=error)
             return
@@ -143,21 +137,23 @@ class Reconciler:
         if self._ledger.is_current(held) and held.state is not state:
             self._ledger.hold(held.job, held.gpu_id, state)
 
-    async def _end(self, client: IComfyUI, held: Held) -> Outcome | None:
-        """How the backend says that a job ended; ``None`` if it knows nothing of it."""
+    async def _end(self, client: IComfyUI, held: Held) -> tuple[Outcome | None, bytes | None]:
+        """How the backend says that a job ended, and its entry; ``None`` if it knows nothing of it."""
         try:
             entry = await client.history(held.job.prompt_id)
         except BackendUnusable as error:
             # Some nodes leave results that ComfyUI itself cannot write as JSON.
             self._log.warn("{prompt_id} ended in some way: {error}", prompt_id=held.job.prompt_id, error=error)
-            return Outcome(JobState.UNKNOWN, str(error))
-        return None if entry is None else outcome(entry)
+            reason = str(error)
+            return Outcome(JobState.UNKNOWN, reason), failed_entry(held.job, reason, self._books.wall_clock())
+        return (None, None) if entry is None else (outcome(entry), encoded(entry))
 
-    def _left(self, held: Held, end: Outcome | None, *, blamed: bool) -> None:
+    def _left(self, held: Held, end: Outcome | None, record: bytes | None, *, blamed: bool) -> None:
         if not self._ledger.is_current(held):
             return
         if end is not None:
-            self._ledger.end(held.job.prompt_id, end.state, end.reason)
+            self._books.unwanted.discard(held.job.prompt_id)
+            self._ledger.end(held.job.prompt_id, end.state, end.reason, record)
         elif held.job.prompt_id in self._books.recalling - self._books.removing:
             self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         elif held.state is JobState.UNCLEAR:
@@ -172,7 +168,7 @@ class Reconciler:
                 prompt_id=held.job.prompt_id,
                 gpu_id=held.gpu_id,
             )
-            self._ledger.end(held.job.prompt_id, JobState.UNKNOWN, f"it is gone from GPU {held.gpu_id}")
+            self._books.fail(held.job.prompt_id, f"it is gone from GPU {held.gpu_id}", JobState.UNKNOWN)
 
     def _meet_strangers(self, gpu_id: int, queue: BackendQueue) -> None:
         listed = [(item, True) for item in queue.running_items] + [(item, False) for item in queue.pending_items]
@@ -183,49 +179,43 @@ class Reconciler:
         )
         self._ledger.meet(gpu_id, strangers)
 
-    def _lose(self, gpu_id: int) -> None:
+    def _lose(self, backend: IBackend) -> None:
         # Queue and history died with the process; the jobs wait again in their old order.
+        gpu_id = backend.gpu_id
         suspects = self._ledger.suspects(gpu_id)
         for held in self._ledger.held_by(gpu_id):
-            self._try_again(held, blamed=held in suspects)
+            ran = held in suspects
+            self._try_again(held, blamed=ran and backend.cause in _BLAMED, ran=ran)
         self._ledger.meet(gpu_id, ())
 
-    def _try_again(self, held: Held, *, blamed: bool) -> None:
+    def _try_again(self, held: Held, *, blamed: bool, ran: bool | None = None) -> None:
+        """Let a job that was lost wait again, unless it is over or has cost too many backends.
+
+        :param blamed: whether it may be to blame for the loss.
+        :param ran: whether it may have been running; as `blamed` where not given.
+        """
         job = held.job
-        attempts = job.attempts + blamed
+        attempts = job.attempts + (blamed if ran is None else ran)
+        deaths = job.deaths + blamed
         if self._ledger.is_finished(job.prompt_id):
             reason = f"GPU {held.gpu_id} was lost before it had said how the prompt ended"
-            self._ledger.end(job.prompt_id, JobState.UNKNOWN, reason)
-        elif attempts < MOST_ATTEMPTS:
-            self._log.warn("{prompt_id} waits again: GPU {gpu_id} lost it", prompt_id=job.prompt_id, gpu_id=held.gpu_id)
-            self._ledger.put_back(job.prompt_id, attempts=attempts)
+            self._books.fail(job.prompt_id, reason, JobState.UNKNOWN)
+        elif job.prompt_id in self._books.unwanted:
+            self._books.unwanted.discard(job.prompt_id)
+            reason = f"it was interrupted, and GPU {held.gpu_id} was lost before it had said so"
+            self._books.fail(job.prompt_id, reason, JobState.CANCELLED)
+        elif deaths >= MOST_DEATHS or deaths > self._books.retries:
+            self._give_up(job, held.gpu_id, deaths)
         else:
-            self._give_up(job, held.gpu_id)
+            self._log.warn("{prompt_id} waits again: GPU {gpu_id} lost it", prompt_id=job.prompt_id, gpu_id=held.gpu_id)
+            self._ledger.put_back(job.prompt_id, attempts=attempts, deaths=deaths)
 
-    def _give_up(self, job: Job, gpu_id: int) -> None:
+    def _give_up(self, job: Job, gpu_id: int, deaths: int) -> None:
         self._log.error(
-            "{prompt_id} failed: it was lost {attempts} times, the last time by GPU {gpu_id}",
+            "{prompt_id} failed: it was lost {deaths} times, the last time by GPU {gpu_id}",
             prompt_id=job.prompt_id,
-            attempts=MOST_ATTEMPTS,
+            deaths=deaths,
             gpu_id=gpu_id,
         )
-        reason = f"lost {MOST_ATTEMPTS} times, the last time by GPU {gpu_id}"
-        self._ledger.end(job.prompt_id, JobState.FAILED, reason)
-
-
-def outcome(entry: dict[str, Any]) -> Outcome:
-    """How a job ended.
-
-    :param entry: its entry in ComfyUI's /history.
-    """
-    status = entry.get("status") or {}
-    if status.get("status_str") == "success":
-        return Outcome(JobState.DONE)
-    messages = {message[0]: message[-1] for message in status.get("messages") or [] if message}
-    if "execution_interrupted" in messages:
-        return Outcome(JobState.CANCELLED)
-    error = messages.get("execution_error")
-    if not isinstance(error, dict):
-        return Outcome(JobState.FAILED)
-    said = [error[key] for key in ("node_type", "exception_type", "exception_message") if error.get(key)]
-    return Outcome(JobState.FAILED, ": ".join(" ".join(str(one).split()) for one in said)[:500] or None)
+        times = "once, and is not to be tried again" if deaths == 1 else f"{deaths} times"
+        self._books.fail(job.prompt_id, f"lost {times}, the last time by GPU {gpu_id}: its ComfyUI died while it ran")

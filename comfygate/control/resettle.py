@@ -67,14 +67,13 @@ class Resettlement:
         return gate is not None and job.expected in gate.gpu_ids and job.expected in job.targets
 
     def _place(self, job: Job, views: dict[int, BackendView]) -> Job:
-        name = heir(job.gate, job.targets, {gate.name: gate.gpu_ids for gate in self._books.gates.values()})
-        gate = self._books.gates.get(name)
-        there = job.targets.intersection(gate.gpu_ids) if gate else frozenset[int]()
-        if gate is None or not there:
+        gates = {gate.name: frozenset(gate.gpu_ids) for gate in self._books.gates.values()}
+        if not job.targets & frozenset().union(*gates.values()):
             return evolve(job, expected=NOWHERE)
-        draft = evolve(job, gate=name, expected=NOWHERE)
+        gate = self._books.gates[heir(job.gate, job.targets, gates)]
+        draft = evolve(job, gate=gate.name, expected=NOWHERE)
         expected = expected_gpu(gate, draft, views, self._books.clock.seconds())
-        return evolve(draft, expected=min(there) if expected is None else expected)
+        return evolve(draft, expected=min(job.targets & gates[gate.name]) if expected is None else expected)
 
     def _relocate(self, job: Job, place: Job, views: dict[int, BackendView]) -> None:
         if place == job:

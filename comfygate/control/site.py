@@ -14,7 +14,8 @@ from comfygate.control.accept import Acceptance
 from comfygate.control.assets import StatusPage
 from comfygate.control.books import Books
 from comfygate.control.events import Events
-from comfygate.control.fields import body_of, object_of, text_in
+from comfygate.control.fields import body_of, deleted_in, object_of, text_in, whole_number_of
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.metrics import Metrics
@@ -41,6 +42,7 @@ class Control:
     books: Books
     acceptance: Acceptance
     listings: Listings
+    histories: Histories
     interrupts: Interrupts
     status: Status
     events: Events
@@ -61,6 +63,8 @@ class Control:
             (b"POST", b"/queue"): self.post_queue,
             (b"GET", b"/queue/all"): self.get_queue_all,
             (b"POST", b"/interrupt"): self.post_interrupt,
+            (b"GET", b"/history"): self.get_histories,
+            (b"POST", b"/history"): self.post_history,
             (b"GET", b"/comfygate/status"): self.get_status,
             (b"GET", b"/comfygate/events"): self.get_events,
             (b"GET", b"/comfygate/metrics"): self.get_metrics,
@@ -100,13 +104,9 @@ class Control:
         wanted = object_of(request)
         if wanted.get("clear"):
             await self.interrupts.remove_pending(gate, None)
-        delete = wanted.get("delete", [])
-        if not isinstance(delete, list):
-            raise GateError(
-                400, "invalid_delete", "delete has the wrong type", '"delete" must be a list of prompt ids.'
-            )
+        delete = deleted_in(wanted)
         if delete:
-            await self.interrupts.remove_pending(gate, map(str, delete))
+            await self.interrupts.remove_pending(gate, delete)
         return Reply()
 
     async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
@@ -123,9 +123,24 @@ class Control:
         return Reply()
 
     async def get_history(self, gate: GateRouting, request: Request) -> Reply:
-        """GET /history/{id}: from whichever GPU ran the prompt; ``{}`` if none knows it."""
+        """GET /history/{id}: how a prompt ended; ``{}`` if it has not, or nobody knows it."""
         prompt_id = plain_path(request.path).removeprefix(b"/history/").decode(errors="replace")
-        return Reply.json(await self.listings.history(gate, prompt_id))
+        return Reply.text(await self.histories.one(gate, prompt_id))
+
+    async def get_histories(self, gate: GateRouting, request: Request) -> Reply:
+        """GET /history?max_items&offset: how prompts ended, by id, the newest last."""
+        most, offset = (whole_number_of(request, name) for name in ("max_items", "offset"))
+        return Reply.text(await self.histories.newest(gate, most, offset))
+
+    async def post_history(self, gate: GateRouting, request: Request) -> Reply:
+        """POST /history ``{"clear": true}`` or ``{"delete": [ids]}``: as ComfyUI, 200 without a body."""
+        wanted = object_of(request)
+        if wanted.get("clear"):
+            await self.histories.forget(gate, None)
+        delete = deleted_in(wanted)
+        if delete:
+            await self.histories.forget(gate, delete)
+        return Reply()
 
     async def get_status(self, gate: GateRouting, request: Request) -> Reply:
         """GET /comfygate/status: everything at a glance, the same on every port."""

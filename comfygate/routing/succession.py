@@ -1,27 +1,23 @@
-"""Where prompts go on whose gate is gone, or no longer has a GPU that may run them: a pure function."""
+"""Who takes over the waiting jobs of a port that is gone."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-
-HUB = "hub"
+from collections.abc import Mapping
 
 
-def heir(gate_name: str, targets: Collection[int], gates: Mapping[str, Collection[int]]) -> str:
-    """Which gate's policy is to be asked for a waiting job.
+def heir(gate: str, targets: frozenset[int], gates: Mapping[str, frozenset[int]]) -> str:
+    """The gate under whose policy a job goes on to wait.
 
-    :param gate_name: the gate that it waits at.
-    :param targets: gpu_ids that may run it.
-    :param gates: the set of each gate there is now, in order.
-    :return: the same gate, as long as one of its GPUs may run the job.  Else,
-        of those that cover the most of its targets, the hub or the smallest.
-        The same gate, too, if none of the targets is left: the job waits until
-        one is put back.
+    :param gate: that under which it waited.
+    :param targets: the GPUs that may run it; at least one of them is behind some gate.
+    :param gates: the gates that there are, with their GPUs.
+    :return: `gate` if that is still there and reaches a target; else one that
+        reaches the most of them, and few others.
+    :raises ValueError: if no gate reaches any.
     """
-    wanted = frozenset(targets)
-    covered = {name: len(wanted.intersection(gpu_ids)) for name, gpu_ids in gates.items()}
-    most = max(covered.values(), default=0)
-    if covered.get(gate_name) or not most:
-        return gate_name
-    best = [name for name in gates if covered[name] == most]
-    return HUB if HUB in best else min(best, key=lambda name: len(gates[name]))
+    if gates.get(gate, frozenset()) & targets:
+        return gate
+    reaching = [name for name, gpu_ids in gates.items() if gpu_ids & targets]
+    if not reaching:
+        raise ValueError(f"no gate reaches any of GPUs {', '.join(map(str, sorted(targets)))}")
+    return min(reaching, key=lambda name: (-len(gates[name] & targets), len(gates[name]), name))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
@@ -16,14 +16,15 @@ from comfygate.backend.fleet import Fleet
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books
 from comfygate.control.dispatch import Dispatcher
+from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
 from comfygate.control.operations import Operations
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
-from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.interfaces import IBackend, IBackendListener, IJournal
 from comfygate.ledger import Ledger
-from comfygate.model import BackendQueue, BackendState, Progress, QueueItem, RestartCause
+from comfygate.model import BackendQueue, BackendState, Job, JobState, Progress, QueueItem, RestartCause
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.interrupts import LedgerLookup
@@ -89,6 +90,15 @@ class FakeClient:
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         await self._ready("history")
         return self.done.get(prompt_id)
+
+    async def histories(self, newest: int | None) -> dict[str, Any]:
+        await self._ready("histories")
+        return dict(list(self.done.items())[-newest:] if newest else self.done)
+
+    async def forget(self, prompt_ids: list[str] | None) -> None:
+        await self._ready("forget")
+        for prompt_id in list(self.done) if prompt_ids is None else prompt_ids:
+            self.done.pop(prompt_id, None)
 
     async def interrupt(self, prompt_id: str | None) -> None:
         await self._ready("interrupt")
@@ -181,10 +191,76 @@ class FakeBackend:
             listener.queue_changed(self, len(self.client.items))
 
 
+@implementer(IJournal)
+class FakeJournal:
+    """Keeps how jobs ended in memory, and accepts at once, later or not at all.
+
+    :ivar trouble: with what every acceptance and flush fails.
+    :ivar pause: what every acceptance waits for.
+    """
+
+    lasting = True
+
+    def __init__(self) -> None:
+        self.accepted: list[Job] = []
+        self.ended: dict[str, tuple[int | None, JobState, bytes | None]] = {}
+        self.refused: list[str] = []
+        self.noted: list[tuple[str, JobState, int | None]] = []
+        self.flushes = 0
+        self.trouble: Exception | None = None
+        self.pause: Deferred[None] | None = None
+
+    def accept(self, job: Job) -> Deferred[None]:
+        def kept(_: object) -> None:
+            if self.trouble is not None:
+                raise self.trouble
+            self.accepted.append(job)
+
+        return self._when_ready().addCallback(kept)
+
+    def flush(self) -> Deferred[None]:
+        self.flushes += 1
+        return self._when_ready() if self.trouble is None else fail(self.trouble)
+
+    def history(self, prompt_id: str) -> Deferred[bytes | None]:
+        return succeed(self.ended.get(prompt_id, (None, None, None))[2])
+
+    def histories(self, gpu_ids: Iterable[int], newest: int | None) -> Deferred[list[tuple[str, float, bytes]]]:
+        rows = [(key, float(n), one[2]) for n, (key, one) in enumerate(self.ended.items()) if one[0] in gpu_ids]
+        kept = [row for row in rows if row[2] is not None]
+        return succeed(kept if newest is None else kept[-newest:])  # type: ignore[arg-type]
+
+    def forget_histories(self, gpu_ids: Iterable[int], prompt_ids: Iterable[str] | None) -> Deferred[None]:
+        for prompt_id in list(self.ended) if prompt_ids is None else prompt_ids:
+            if prompt_id in self.ended:
+                self.ended[prompt_id] = (*self.ended[prompt_id][:2], None)
+        return succeed(None)
+
+    def job_changed(
+        self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
+    ) -> None:
+        self.noted.append((job.prompt_id, state, gpu_id))
+        if state.ended:
+            self.ended[job.prompt_id] = (job.expected if gpu_id is None else gpu_id, state, record)
+
+    def job_refused(self, job: Job) -> None:
+        self.refused.append(job.prompt_id)
+
+    def _when_ready(self) -> Deferred[None]:
+        waiting: Deferred[None] = Deferred()
+        if self.pause is None:
+            waiting.callback(None)
+        else:
+            self.pause.addCallback(lambda _: None if waiting.called else waiting.callback(None))
+        return waiting
+
+
 class House:
     """A control plane over fake backends, on a clock that stands still."""
 
-    def __init__(self, gpus: int = 2, prefetch: int = 2, max_pending: int = 100) -> None:
+    def __init__(
+        self, gpus: int = 2, prefetch: int = 2, max_pending: int = 100, *, queue_when_down: bool = True
+    ) -> None:
         self.clock = Clock()
         self.backends = [FakeBackend(gpu_id) for gpu_id in range(gpus)]
         everything = tuple(range(gpus))
@@ -192,13 +268,24 @@ class House:
         gates = [GateRouting(f"gpu-{n}", (n,), policy) for n in everything]
         self.hub = GateRouting("hub", everything, policy)
         self.ledger = Ledger(everything, WaitingJobs(max_pending, 1_000_000))
-        self.books = Books(Fleet(self.backends), self.ledger, [*gates, self.hub], self.clock, prefetch)  # type: ignore[arg-type]
+        self.books = Books(
+            Fleet(self.backends),  # type: ignore[arg-type]
+            self.ledger,
+            [*gates, self.hub],
+            self.clock,
+            prefetch,
+            queue_when_down=queue_when_down,
+            wall_clock=lambda: 1_000.0,
+        )
+        self.journal = FakeJournal()
+        self.ledger.subscribe(self.journal)
         self.gates = gates
         self.reconciler = Reconciler(self.books)
         self.reconciler.start()
-        self.dispatcher = Dispatcher(self.books, self.reconciler)
-        self.acceptance = Acceptance(self.books, self.reconciler)
+        self.dispatcher = Dispatcher(self.books, self.reconciler, self.journal)
+        self.acceptance = Acceptance(self.books, self.reconciler, self.journal)
         self.interrupts = Interrupts(self.books, LedgerLookup())
+        self.histories = Histories(self.books, self.journal)
         self.remembered: list[frozenset[int]] = []
         self.operations = Operations(
             self.books, self.reconciler, self.interrupts, start_timeout=60.0, remember=self.remembered.append

@@ -25,6 +25,7 @@ TIERS = {
         "comfygate.bucket",
         "comfygate.config*",
         "comfygate.cors",
+        "comfygate.history",
         "comfygate.http1",
         "comfygate.http1_*",
         "comfygate.ledger",
@@ -35,7 +36,7 @@ TIERS = {
         "comfygate.routes",
         "comfygate.routing*",
     ],
-    "I/O": ["comfygate.backend*", "comfygate.gate*"],
+    "I/O": ["comfygate.backend*", "comfygate.failpoints", "comfygate.gate*", "comfygate.journal*"],
     "edge": ["comfygate.control*"],
     "assembly": [
         "comfygate.claims",

@@ -32,7 +32,7 @@ def test_what_the_control_plane_answers_with_and_without_api(method: bytes, path
         (b"GET", b"/prompts"),
         (b"GET", b"/queue/"),
         (b"GET", b"/api/view"),
-        (b"GET", b"/history/x"),
+        (b"GET", b"/history/a/b"),
         (b"GET", b"/userdata/prompt"),
         (b"GET", b"/apiprompt"),
         (b"GET", b"/queue%2Fall"),
@@ -55,13 +55,15 @@ def test_no_spelling_of_a_method_leads_around_the_gate(method: bytes) -> None:
     assert Metering().metered(route)
 
 
-def test_a_gate_over_several_gpus_looks_histories_up() -> None:
-    assert classify(b"GET", b"/history/some-id", several=True).control
-    assert not classify(b"GET", b"/history", several=True).control
-    assert not classify(b"DELETE", b"/history/some-id", several=True).control
+@pytest.mark.parametrize("several", [False, True])
+def test_histories_are_looked_up_since_comfyui_forgets_them(several: bool) -> None:
+    assert classify(b"GET", b"/history/some-id", several=several).control
+    assert classify(b"GET", b"/api/history", several=several).control
+    assert classify(b"POST", b"/history", several=several).control
+    assert not classify(b"DELETE", b"/history/some-id", several=several).control
     # No history of ComfyUI's: it says so itself.
-    assert not classify(b"GET", b"/history/", several=True).control
-    assert not classify(b"GET", b"/history/a/b", several=True).control
+    assert not classify(b"GET", b"/history/", several=several).control
+    assert not classify(b"GET", b"/history/a/b", several=several).control
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,118 @@
+"""What an earlier daemon left in the journal: back into the ledger before anything is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from attrs import evolve, frozen
+from twisted.logger import Logger
+
+from comfygate.control.books import Books
+from comfygate.ledger import Ended
+from comfygate.model import Job, JobState
+from comfygate.routing.succession import heir
+
+_log = Logger()
+
+_HELD = frozenset({JobState.SENT, JobState.UNCLEAR, JobState.PENDING, JobState.RUNNING})
+
+
+@frozen
+class Unfinished:
+    """A job that had not ended.
+
+    :ivar state: the last that was written down.
+    :ivar gpu_id: the GPU that held it then, if one did.
+    """
+
+    job: Job
+    state: JobState
+    gpu_id: int | None
+
+
+@frozen
+class Recovered:
+    """What became of the jobs.
+
+    :ivar waiting: they wait again, and will run.
+    :ivar looked_up: a ComfyUI that outlived the daemon may have them.
+    :ivar stranded: all GPUs that may run them are gone; they stay in the
+        journal until those are back, or somebody moves them.
+    """
+
+    waiting: int
+    looked_up: int
+    stranded: tuple[Job, ...]
+
+
+def recover(books: Books, unfinished: Iterable[Unfinished], ended: Iterable[tuple[str, Ended]]) -> Recovered:
+    """Enter everything into the ledger.
+
+    A job that a backend of ours held was lost with it, since those die with
+    the daemon, and waits in its old place.  What a backend of someone else
+    held is looked for there, and not sent again before.
+
+    :param unfinished: in any order.
+    :param ended: the oldest first.
+    """
+    for prompt_id, end in ended:
+        books.ledger.remember(prompt_id, end)
+    waiting, looked_up, stranded = 0, 0, []
+    for one in unfinished:
+        job = _placed(one.job, books)
+        if job is None:
+            stranded.append(one.job)
+        elif _may_be_there(one, books):
+            _look_up(books, job, one.gpu_id)
+            looked_up += 1
+        else:
+            ran = one.state is JobState.RUNNING
+            books.ledger.accept(evolve(job, attempts=job.attempts + ran))
+            waiting += 1
+    return _told(Recovered(waiting, looked_up, tuple(stranded)))
+
+
+def _placed(job: Job, books: Books) -> Job | None:
+    """The job as it can run with the GPUs and gates that there are now; ``None`` if it cannot."""
+    targets = job.targets & frozenset(books.fleet.gpu_ids)
+    if not targets:
+        return None
+    gates = {gate.name: frozenset(gate.gpu_ids) for gate in books.gates.values()}
+    gate = heir(job.gate, targets, gates)
+    targets &= gates[gate]
+    return evolve(job, targets=targets, gate=gate, expected=job.expected if job.expected in targets else min(targets))
+
+
+def _may_be_there(one: Unfinished, books: Books) -> bool:
+    if one.state not in _HELD or one.gpu_id not in books.fleet.gpu_ids:
+        return False
+    return not books.fleet[one.gpu_id].owned
+
+
+def _look_up(books: Books, job: Job, gpu_id: int | None) -> None:
+    if gpu_id is not None:
+        books.ledger.accept(job)
+        books.ledger.assign(job.prompt_id, gpu_id)
+        books.ledger.hold(job, gpu_id, JobState.UNCLEAR)
+
+
+def _told(found: Recovered) -> Recovered:
+    if found.waiting or found.looked_up:
+        _log.info(
+            "{waiting} prompts of the time before the start wait to be run, {looked_up} are looked for in ComfyUIs "
+            "that ran on",
+            waiting=found.waiting,
+            looked_up=found.looked_up,
+        )
+    if found.stranded:
+        _log.warn(
+            "{count} prompts in the journal may only run on GPUs {gpus}, which are not configured any more; they are "
+            "kept: configure those again",
+            count=len(found.stranded),
+            gpus=", ".join(map(str, _targets(found.stranded))),
+        )
+    return found
+
+
+def _targets(jobs: Sequence[Job]) -> list[int]:
+    return sorted({gpu_id for job in jobs for gpu_id in job.targets})
