@@ -28,6 +28,7 @@ from comfygate.control.books import Books, RemainingWork
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.events import Events
+from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
@@ -93,6 +94,8 @@ class Daemon(Service):
         self._shutdown = Shutdown(self._books, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
+        self._failures = Failures(self._fleet, reactor)
+        ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
         sensors = Devices(dict(nvml_uuids(plan.devices)))
@@ -112,6 +115,7 @@ class Daemon(Service):
         )
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
+        self._failures.start()
         herald = Herald(self._plan)
         for backend in self._fleet:
             backend.subscribe(herald)
@@ -124,6 +128,7 @@ class Daemon(Service):
             self._operations.close()
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
+            self._failures.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -260,6 +265,10 @@ def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBacken
         arguments=(*config.arguments, *overrides.arguments),
         start_timeout=config.start_timeout,
         stop_grace=config.stop_grace,
+        restart_delay=config.restart_delay,
+        restart_delay_max=config.restart_delay_max,
+        hang_timeout=config.hang_timeout,
+        stall_timeout=config.stall_timeout,
         log_size=config.log_size,
         log_files=config.log_files,
     )

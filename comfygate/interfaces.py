@@ -113,6 +113,9 @@ class IComfyUI(Interface):
     async def delete(prompt_ids: Iterable[str]) -> None:
         """Remove waiting prompts: POST /queue."""
 
+    async def free() -> None:
+        """Unload all models, and forget what is cached, once the running prompt has ended: POST /free."""
+
 
 class IBackend(Interface):
     """One ComfyUI, ours or someone else's."""
@@ -144,7 +147,17 @@ class IBackend(Interface):
 
         A backend that is not ours is only asked again whether it is there.
 
-        :return: fires when it has been started again, which is before it is READY.
+        :return: fires when it has been started again, which is before it is
+            READY, or when it has been stopped instead: a stop wins.
+        """
+
+    def condemn(cause: RestartCause, reason: str, evidence: Mapping[str, object]) -> None:
+        """Kill its process and start another, since only that will serve again.
+
+        Without effect unless it is READY.  A backend that is not ours is left alone.
+
+        :param reason: what it suffers from, in one line for people.
+        :param evidence: what was measured or seen, for the log.
         """
 
     def subscribe(listener: IBackendListener) -> None:

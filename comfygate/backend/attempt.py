@@ -8,13 +8,13 @@ from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 
-from comfygate.backend import commandline
+from comfygate.backend import commandline, procfs
 from comfygate.backend.client import ComfyUIClient
 from comfygate.backend.commandline import Folders, Program, StartError
-from comfygate.backend.lifecycle import Events
 from comfygate.backend.options import Options
 from comfygate.backend.probe import free_port, until_ready
 from comfygate.backend.process import Command, Launched, launch
+from comfygate.backend.record import Events
 from comfygate.errors import BackendError
 from comfygate.model import Device
 
@@ -26,6 +26,12 @@ class Setup:
     :ivar arguments: the user's own arguments for ComfyUI.
     :ivar start_timeout: seconds from the start until it has to answer.
     :ivar stop_grace: seconds between asking it to end and killing it.
+    :ivar restart_delay: seconds between its death and its next start.
+    :ivar restart_delay_max: seconds that those grow to, at most.
+    :ivar hang_timeout: seconds without an answer and without processor time after
+        which it is hung; 0: never.
+    :ivar stall_timeout: seconds without an event and without processor time after
+        which a running prompt stands still; 0: never.
     :ivar log_size: bytes in one file of its log.
     :ivar log_files: how many files of its log are kept.
     """
@@ -36,6 +42,10 @@ class Setup:
     arguments: tuple[str, ...] = ()
     start_timeout: float = 600.0
     stop_grace: float = 5.0
+    restart_delay: float = 1.0
+    restart_delay_max: float = 60.0
+    hang_timeout: float = 90.0
+    stall_timeout: float = 1800.0
     log_size: int = 10 * 1024 * 1024
     log_files: int = 3
 
@@ -43,6 +53,7 @@ class Setup:
 class ComfyUIAttempt:
     """Provides :class:`comfygate.backend.lifecycle.Attempt` with a real process.
 
+    :ivar setup: how it is run.
     :ivar client: for asking the process, from its start on.
     :ivar port: where it listens.
     :ivar companion: what its companion says of itself, once it is ready.
@@ -56,10 +67,13 @@ class ComfyUIAttempt:
         self.companion: dict[str, Any] | None = None
         self.process: Launched | None = None
         self._reactor = reactor
-        self._setup = setup
+        self.setup = setup
         self._options = options
         self._events = events
         self._probing: Deferred[None] | None = None
+        self._ready = False
+        self._over = False
+        self._strangers = False
         self._starting = Deferred.fromCoroutine(self._start())
         self._starting.addErrback(self._not_started)
 
@@ -80,7 +94,7 @@ class ComfyUIAttempt:
             self.process.kill()
 
     async def _start(self) -> None:
-        setup = self._setup
+        setup = self.setup
         known = await self._options.of(setup.program)
         setup.folders.prepare()
         self.port = free_port()
@@ -102,13 +116,34 @@ class ComfyUIAttempt:
         self._probing.addErrback(self._not_probed)
 
     async def _probe(self, client: ComfyUIClient) -> None:
-        await until_ready(client, self._reactor)
+        await until_ready(client, self._reactor, self._is_ours)
         try:
             self.companion = await client.companion()
         except BackendError as error:
             self.log.warn("the companion cannot be asked: {error}", error=error)
+        if self._over:
+            return  # it died as it answered
         self._probing = None
+        self._ready = True
         self._events.ready()
+
+    def _is_ours(self) -> bool:
+        """Whether it is our process that listens on the port."""
+        try:
+            sockets = procfs.listeners(self.port)
+        except OSError as error:
+            self.log.warn("nobody knows who listens on port {port}: {error}", port=self.port, error=error)
+            return True
+        guard = self.process.guard_pid if self.process is not None else None
+        ours = guard is not None and procfs.hold_all(procfs.below(guard), sockets)
+        if not ours and not self._strangers:
+            self._strangers = True
+            self.log.warn(
+                "another program listens on port {port}, which GPU {gpu} was to have; it is left alone",
+                port=self.port,
+                gpu=self.setup.device.gpu_id,
+            )
+        return ours and bool(sockets)
 
     def _not_started(self, failure: Any) -> None:
         if failure.check(CancelledError):
@@ -126,10 +161,20 @@ class ComfyUIAttempt:
             self.log.failure("a ComfyUI cannot be watched as it starts", failure)
 
     def _exited(self, reason: str) -> None:
+        self._over = True
         self._stop_probing()
         if self.client is not None:
             self.client.close()
+        if not self._ready and self._is_taken():
+            reason = f"{reason}; another program listens on its port {self.port}"
         self._events.exited(reason)
+
+    def _is_taken(self) -> bool:
+        """Whether someone listens on the port, now that nothing of ours is left."""
+        try:
+            return bool(procfs.listeners(self.port))
+        except OSError:
+            return False
 
     def _stop_probing(self) -> None:
         probing, self._probing = self._probing, None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -48,6 +48,7 @@ class ComfyUIClient:
     """A ComfyUI that answers at `url`.
 
     :param url: such as ``http://127.0.0.1:8188``, without a path.
+    :ivar listed: called with every queue that it told, whoever asked.
     """
 
     def __init__(self, url: str, agent: IAgent, clock: IReactorTime, pool: HTTPConnectionPool | None = None) -> None:
@@ -55,6 +56,7 @@ class ComfyUIClient:
         self._http = HTTPClient(agent)
         self._clock = clock
         self._pool = pool
+        self.listed: Callable[[BackendQueue], None] = lambda queue: None
 
     @classmethod
     def at(cls, reactor: IReactorTime, url: str) -> ComfyUIClient:
@@ -112,9 +114,11 @@ class ComfyUIClient:
                 since = self._clock.seconds()
 
         try:
-            return await read_queue(_consumed(answer.body), pause)
+            found = await read_queue(_consumed(answer.body), pause)
         except ValueError as error:
             raise BackendUnusable(f"{self.url}/queue answered with something else: {error}") from None
+        self.listed(found)
+        return found
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """How a prompt ended (``GET /history/{id}``), or ``None`` if it has not, or is not known."""
@@ -140,6 +144,10 @@ class ComfyUIClient:
     async def delete(self, prompt_ids: Iterable[str]) -> None:
         """Remove waiting prompts (``POST /queue``); those that run or are unknown are left alone."""
         await self._command("/queue", {"delete": list(prompt_ids)})
+
+    async def free(self) -> None:
+        """Let its worker unload all models and forget what it cached, as soon as it is idle (``POST /free``)."""
+        await self._command("/free", {"unload_models": True, "free_memory": True})
 
     async def _command(self, path: str, content: dict[str, Any]) -> None:
         self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))

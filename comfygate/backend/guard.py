@@ -11,6 +11,8 @@ it outlives the daemon, however that ends.
   daemon is gone, which kills all of it too.
 - File descriptor 1 tells the daemon, in lines: ``started PID``, then
   ``exited REASON``; or ``failed REASON`` if the program could not be started.
+  In between, ``lost LINE``: the program printed that an exception has ended the
+  thread that runs its prompts.
 
 "All of it" is the program, its process group, and whatever they started: the
 guard is their subreaper, so even those that made themselves a session of their
@@ -24,6 +26,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import re
 import select
 import signal
 import subprocess
@@ -40,6 +43,11 @@ PIPE = 1024 * 1024  # bytes that the program may be ahead of us
 BURY = 5.0  # seconds that killed processes are given to disappear
 DRAIN = 1.0  # seconds for the last output of a program that has ended
 REOPEN = 1.0  # seconds between attempts to open a log that cannot be opened
+
+LOST = re.compile(rb"Exception in thread [^\r\n]{0,100}\(prompt_worker\)")
+"""What Python prints at the end of ComfyUI's worker; it may stand behind a progress bar."""
+
+LOST_LONGEST = 150  # bytes that it may have, and a little more
 
 TAKEN_OVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1)
 
@@ -180,6 +188,7 @@ class Guard:
         self.output = -1
         self.deadline: float | None = None
         self._poll = select.poll()
+        self._heard = b""
 
     def run(self, argv: list[str], folder: str) -> None:
         """Start `argv` in `folder`, and return when nothing of it is left."""
@@ -275,7 +284,17 @@ class Guard:
         except OSError:
             return False
         self.log.write(data)
+        self._listen(data)
         return bool(data)
+
+    def _listen(self, data: bytes) -> None:
+        """Tell the daemon if the worker's end was printed, maybe in two pieces."""
+        text = self._heard + data
+        found = LOST.search(text)
+        if found:
+            report(f"lost {found.group().decode(errors='replace')}")
+            text = text[found.end() :]
+        self._heard = text[-LOST_LONGEST:]
 
     def _reap(self) -> None:
         while True:

@@ -1,139 +1,20 @@
 """The life of one ComfyUI process, as a state machine without I/O.
 
-Whoever uses it supplies :class:`Effects`; :mod:`comfygate.backend.managed` is
-the real one.  docs/lifecycle.md shows the picture.  The timer that runs in a
+Whoever uses it supplies :class:`~comfygate.backend.record.Effects`;
+:mod:`comfygate.backend.managed` is the real one.  docs/lifecycle.md shows the picture.  The timer that runs in a
 state is that state's data, so that it is there exactly as long as the state.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from typing import Protocol
-
-from attrs import define, field
 from automat import TypeMachineBuilder
-from twisted.application.internet import backoffPolicy
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 
+from comfygate.backend.record import DEATHS, STABLE, Events, Record
 from comfygate.model import BackendState, RestartCause
 
-DEATHS = 5
-"""Deaths in a row before it was ready, after which it is given up."""
-
-STABLE = 60.0
-"""Seconds of being ready after which the next death counts as the first."""
-
-
-DELAYS = backoffPolicy(initialDelay=1.0, maxDelay=60.0, factor=2.0)
-"""Seconds before the n-th try in a row: 1, 2, 4, …, and up to 1 s of chance."""
-
-
-class Attempt(Protocol):
-    """One try at running the process.
-
-    It tells the machine :meth:`Events.ready` at most once, and
-    :meth:`Events.exited` exactly once, when nothing of it is left.
-    """
-
-    def terminate(self) -> None:
-        """Ask it to end.  Must not raise."""
-
-    def kill(self) -> None:
-        """End it now.  Must not raise."""
-
-
-class Events(Protocol):
-    """What can happen to a backend: the inputs of the machine."""
-
-    def start(self) -> None:
-        """It is wanted."""
-
-    def stop(self) -> None:
-        """It is no longer wanted."""
-
-    def ready(self) -> None:
-        """The attempt answers requests."""
-
-    def exited(self, reason: str) -> None:
-        """Nothing of the attempt is left."""
-
-    def late(self) -> None:
-        """The attempt has had all the time to become ready that it may have."""
-
-    def proven(self) -> None:
-        """It has been ready for so long that its past is forgotten."""
-
-    def unyielding(self) -> None:
-        """It was asked to end, and has had the time to."""
-
-    def retry(self) -> None:
-        """The time to try again has come."""
-
-    def again(self, delay: float) -> None:
-        """The verdict over a death: try again after `delay` seconds."""
-
-    def give_up(self) -> None:
-        """The verdict over a death: a person has to look at it."""
-
-
-class Effects(Protocol):
-    """What the machine does to the world."""
-
-    def attempt(self, events: Events) -> Attempt:
-        """Begin to run the process.  Must not raise."""
-
-    def changed(self) -> None:
-        """The state has changed.  Must not raise."""
-
-
-@define(kw_only=True)
-class Record:
-    """What is known about a backend in every state.
-
-    :ivar start_timeout: seconds from the start until it has to be ready.
-    :ivar stop_grace: seconds between asking it to end and killing it.
-    :ivar delays: seconds to wait before the n-th try in a row, n from 0.
-    :ivar reason: why it is not READY, or ``None``.
-    :ivar starts: attempts so far.
-    :ivar failures: deaths since it was last READY for long.
-    :ivar early: deaths in a row before it was READY.
-    :ivar retry_at: when it will be tried again, while DOWN.
-    :ivar cause: why it is to be started again, if it is.
-    :ivar restarts: how often it was started again, for which cause.
-    """
-
-    clock: IReactorTime
-    effects: Effects
-    start_timeout: float = 600.0
-    stop_grace: float = 5.0
-    delays: Callable[[int], float] = DELAYS
-    state: BackendState = BackendState.STOPPED
-    reason: str | None = None
-    starts: int = 0
-    failures: int = 0
-    early: int = 0
-    retry_at: float = 0.0
-    cause: RestartCause = RestartCause.REQUESTED
-    restarts: Counter[RestartCause] = field(factory=Counter)
-    attempt: Attempt | None = None
-    waiting_for_end: list[Deferred[None]] = field(factory=list)
-
-    def enter(self, state: BackendState) -> None:
-        """Say where it is now."""
-        self.state = state
-        self.effects.changed()
-
-    def terminate(self) -> None:
-        """Ask the attempt to end."""
-        if self.attempt is not None:
-            self.attempt.terminate()
-
-    def kill(self) -> None:
-        """End the attempt."""
-        if self.attempt is not None:
-            self.attempt.kill()
+REQUEST = "it is restarted as somebody asked"
 
 
 def _begin(events: Events, record: Record) -> IDelayedCall:
@@ -165,28 +46,37 @@ Settled = _machine.state("Settled")
 Judging = _machine.state("Judging")
 Down = _machine.state("Down", _wait)
 Failed = _machine.state("Failed")
+Restarting = _machine.state("Restarting", _insist)
+Condemned = _machine.state("Condemned")
 Stopping = _machine.state("Stopping", _insist)
 Killing = _machine.state("Killing")
 
 
 @Stopped.upon(Events.start).to(Starting)
-def start(events: Events, record: Record) -> None:
-    """Begin."""
-    record.enter(BackendState.STARTING)
-
-
+@Stopped.upon(Events.restart).to(Starting)
 @Failed.upon(Events.start).to(Starting)
+@Failed.upon(Events.restart).to(Starting)
 def start_afresh(events: Events, record: Record) -> None:
-    """Begin again after a person has looked at it."""
-    record.early = record.failures = 0
-    record.restarts[RestartCause.REQUESTED] += 1
+    """Begin, as somebody asked."""
+    record.forget()
+    if record.starts > 1:
+        record.restarts[RestartCause.REQUESTED] += 1
     record.enter(BackendState.STARTING)
 
 
 @Down.upon(Events.retry).to(Starting)
-def restart(events: Events, record: Record, timer: IDelayedCall) -> None:
+def start_again(events: Events, record: Record, timer: IDelayedCall) -> None:
     """Begin again."""
     record.restarts[record.cause] += 1
+    record.enter(BackendState.STARTING)
+
+
+@Down.upon(Events.restart).to(Starting)
+def start_now(events: Events, record: Record, timer: IDelayedCall) -> None:
+    """Begin again, without further delay."""
+    timer.cancel()
+    record.forget()
+    record.restarts[RestartCause.REQUESTED] += 1
     record.enter(BackendState.STARTING)
 
 
@@ -208,7 +98,7 @@ def end_the_late(events: Events, record: Record, timer: IDelayedCall) -> None:
 @Ready.upon(Events.proven).to(Settled)
 def forget_the_past(events: Events, record: Record, timer: IDelayedCall) -> None:
     """Let the next death count as the first."""
-    record.failures = 0
+    record.forget()
 
 
 @Starting.upon(Events.exited).to(Judging)
@@ -239,6 +129,80 @@ def die_settled(events: Events, record: Record, reason: str) -> None:
     """Judge a crash after a long time."""
     record.cause = RestartCause.EXITED
     _judge(events, record, reason)
+
+
+@Ready.upon(Events.condemn).to(Condemned)
+def condemn_timed(events: Events, record: Record, timer: IDelayedCall, cause: RestartCause, reason: str) -> None:
+    """Kill what cannot be helped."""
+    timer.cancel()
+    _condemn(record, cause, reason)
+
+
+@Settled.upon(Events.condemn).to(Condemned)
+def condemn(events: Events, record: Record, cause: RestartCause, reason: str) -> None:
+    """Kill what cannot be helped."""
+    _condemn(record, cause, reason)
+
+
+def _condemn(record: Record, cause: RestartCause, reason: str) -> None:
+    record.cause, record.reason = cause, reason
+    record.enter(BackendState.STOPPING)
+    record.kill()
+
+
+@Starting.upon(Events.restart).to(Restarting)
+@Ready.upon(Events.restart).to(Restarting)
+def replace_timed(events: Events, record: Record, timer: IDelayedCall) -> None:
+    """Ask the process to make room for the next."""
+    timer.cancel()
+    _replace(record)
+
+
+@Settled.upon(Events.restart).to(Restarting)
+def replace(events: Events, record: Record) -> None:
+    """Ask the process to make room for the next."""
+    _replace(record)
+
+
+def _replace(record: Record) -> None:
+    record.reason = REQUEST
+    record.forget()
+    _end(record)
+
+
+@Overdue.upon(Events.restart).to(Condemned)
+def replace_the_late(events: Events, record: Record) -> None:
+    """Wait for the end of a process that was killed already."""
+    record.forget()
+    _condemn(record, RestartCause.REQUESTED, REQUEST)
+
+
+@Restarting.upon(Events.unyielding).to(Condemned)
+def insist_on_restart(events: Events, record: Record, timer: IDelayedCall) -> None:
+    """Kill what did not end when it was asked to."""
+    record.kill()
+
+
+@Condemned.upon(Events.restart).loop()
+def hurry(events: Events, record: Record) -> None:
+    """It will be started again in any case, for its first cause; soon, since somebody asked."""
+    record.forget()
+
+
+@Restarting.upon(Events.exited).to(Judging)
+def die_on_request(events: Events, record: Record, timer: IDelayedCall, reason: str) -> None:
+    """Go on to the next process."""
+    timer.cancel()
+    events.again(0.0)
+
+
+@Condemned.upon(Events.exited).to(Judging)
+def die_condemned(events: Events, record: Record, reason: str) -> None:
+    """Judge one that was killed: why is known already."""
+    if record.cause is RestartCause.REQUESTED:
+        events.again(0.0)
+    else:
+        _judge(events, record, record.reason or reason)
 
 
 def _judge_early(events: Events, record: Record, reason: str) -> None:
@@ -278,6 +242,17 @@ def end_timed(events: Events, record: Record, timer: IDelayedCall) -> None:
     _end(record)
 
 
+@Restarting.upon(Events.stop).to(Stopping)
+def end_for_good(events: Events, record: Record, timer: IDelayedCall) -> None:
+    """Let no other process follow."""
+    timer.cancel()
+
+
+@Condemned.upon(Events.stop).to(Killing)
+def stay_dead(events: Events, record: Record) -> None:
+    """Let no other process follow."""
+
+
 @Settled.upon(Events.stop).to(Stopping)
 def end(events: Events, record: Record) -> None:
     """Ask the process to end."""
@@ -287,10 +262,12 @@ def end(events: Events, record: Record) -> None:
 @Overdue.upon(Events.stop).to(Killing)
 def await_end(events: Events, record: Record) -> None:
     """Wait for the end of a process that was killed already."""
+    record.cause = RestartCause.REQUESTED
     record.enter(BackendState.STOPPING)
 
 
 def _end(record: Record) -> None:
+    record.cause = RestartCause.REQUESTED
     record.enter(BackendState.STOPPING)
     record.terminate()
 
@@ -332,17 +309,19 @@ def _rest(record: Record) -> None:
     record.attempt = None
     if record.state is not BackendState.STOPPED:
         record.enter(BackendState.STOPPED)
-    waiting, record.waiting_for_end = record.waiting_for_end, []
-    for one in waiting:
-        one.callback(None)
+    record.tell_of_end()
 
 
-for _state in (Starting, Overdue, Ready, Settled, Down, Stopping, Killing):
+for _state in (Starting, Overdue, Ready, Settled, Down, Restarting, Condemned, Stopping, Killing):
     _state.upon(Events.start).loop().returns(None)  # wanted already, or not before the end
 for _state in (Stopping, Killing):
     _state.upon(Events.stop).loop().returns(None)  # under way
-for _state in (Overdue, Stopping, Killing):
+for _state in (Restarting, Stopping, Killing):
+    _state.upon(Events.restart).loop().returns(None)  # under way; or a stop, which wins
+for _state in (Overdue, Down, Failed, Stopped, Restarting, Condemned, Stopping, Killing):
     _state.upon(Events.ready).loop().returns(None)  # too late
+for _state in (Starting, Overdue, Down, Failed, Stopped, Restarting, Condemned, Stopping, Killing):
+    _state.upon(Events.condemn).loop().returns(None)  # there is no process that serves
 
 machine = _machine.build()
 
@@ -364,3 +343,18 @@ class Lifecycle:
         self.record.waiting_for_end.append(done)
         self._events.stop()
         return done
+
+    def restart(self) -> Deferred[None]:
+        """Put a new process in the place of this one, whatever state it is in.
+
+        :return: fires when it has been started, or when somebody has stopped it
+            instead: a stop wins, whichever came first.
+        """
+        done: Deferred[None] = Deferred()
+        self.record.waiting_for_start.append(done)
+        self._events.restart()
+        return done
+
+    def condemn(self, cause: RestartCause, reason: str) -> None:
+        """Kill the process, and start another; without effect unless it serves requests."""
+        self._events.condemn(cause, reason)

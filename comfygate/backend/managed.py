@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -11,11 +11,15 @@ from zope.interface import implementer
 
 from comfygate.backend.attempt import ComfyUIAttempt, Setup
 from comfygate.backend.client import ComfyUIClient
-from comfygate.backend.lifecycle import DEATHS, DELAYS, Attempt, Events, Lifecycle, Record
+from comfygate.backend.evidence import Verdict
+from comfygate.backend.lifecycle import Lifecycle
 from comfygate.backend.listeners import Listeners
 from comfygate.backend.logtail import OURS, last_lines
 from comfygate.backend.monitor import Monitor
 from comfygate.backend.options import Options
+from comfygate.backend.procfs import Usage, usage
+from comfygate.backend.record import DEATHS, Attempt, Events, Record, delays
+from comfygate.backend.watchdog import Watchdog
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.model import BackendState, Progress, RestartCause
 
@@ -33,7 +37,6 @@ class ManagedBackend:
     :param reactor: the daemon's reactor.
     :param setup: how it is run.
     :param options: shared by all backends.
-    :param delays: seconds before the n-th try in a row.
     :ivar log_path: what the process printed.
     :ivar last_error: why it is not READY; after it was given up, with the last
         line of the log.
@@ -43,28 +46,19 @@ class ManagedBackend:
 
     owned = True
 
-    def __init__(
-        self, reactor: Any, setup: Setup, options: Options, *, delays: Callable[[int], float] = DELAYS
-    ) -> None:
+    def __init__(self, reactor: Any, setup: Setup, options: Options) -> None:
         self.gpu_id = setup.device.gpu_id
-        self.name = setup.device.name
-        self.device = setup.device.label
-        self.log_path = setup.folders.log
         self._reactor = reactor
         self._setup = setup
         self._options = options
         self._listeners = Listeners()
         self.progress: Progress | None = None
         self._monitor: Monitor | None = None
+        self._watchdog: Watchdog | None = None
         self._begun_at = 0.0
         self._start_seconds = START_GUESS
-        self._record = Record(
-            clock=reactor,
-            effects=self,
-            start_timeout=setup.start_timeout,
-            stop_grace=setup.stop_grace,
-            delays=delays,
-        )
+        self._record = Record(clock=reactor, effects=self)
+        self._adopt(setup)
         self._lifecycle = Lifecycle(self._record)
 
     @property
@@ -150,7 +144,31 @@ class ManagedBackend:
 
     def restart(self) -> Deferred[None]:
         """End it, and start it again; fires when it has been started."""
-        return self._lifecycle.stop().addCallback(lambda _: self._lifecycle.start())
+        return self._lifecycle.restart()
+
+    def condemn(self, cause: RestartCause, reason: str, evidence: Mapping[str, object]) -> None:
+        """Kill it and start it again, for a reason that is logged with its evidence; only while READY."""
+        if self.state is not BackendState.READY:
+            return
+        said = last_lines(self.log_path, 1)
+        self.log.error(
+            "GPU {gpu} is killed to be started again: {reason} (process {pid}; {evidence}){said}",
+            gpu=self.gpu_id,
+            cause=cause.value,
+            reason=reason,
+            pid=self.pid,
+            evidence=dict(evidence),
+            last_line=said[0] if said else None,
+            said=self._last_words(),
+        )
+        self._lifecycle.condemn(cause, f"{reason}; killed")
+
+    def reconfigure(self, setup: Setup) -> None:
+        """Use `setup` from the next start on.
+
+        :param setup: for the same GPU.
+        """
+        self._setup = setup
 
     def subscribe(self, listener: IBackendListener) -> None:
         """Tell `listener` of every later change."""
@@ -159,13 +177,14 @@ class ManagedBackend:
     def attempt(self, events: Events) -> Attempt:
         """Begin to run the process (an effect of the lifecycle)."""
         self._begun_at = self._reactor.seconds()
+        self._adopt(self._setup)
         return ComfyUIAttempt(self._reactor, self._setup, self._options, events)
 
     def changed(self) -> None:
         """Act on a new state (an effect of the lifecycle)."""
         with self.log.failuresHandled("while acting on the state of GPU {gpu_id}", gpu_id=self.gpu_id):
             self._log_state()
-            self._monitor_if_ready()
+            self._watch_if_ready()
         self._listeners.backend_changed(self)
 
     @property
@@ -173,15 +192,53 @@ class ManagedBackend:
         attempt = self._record.attempt if self.state is BackendState.READY else None
         return attempt if isinstance(attempt, ComfyUIAttempt) else None
 
-    def _monitor_if_ready(self) -> None:
+    def _adopt(self, setup: Setup) -> None:
+        """Live by `setup` from now on."""
+        self.name = setup.device.name
+        self.device = setup.device.label
+        self.log_path = setup.folders.log
+        self._record.start_timeout = setup.start_timeout
+        self._record.stop_grace = setup.stop_grace
+        self._record.delays = delays(setup.restart_delay, setup.restart_delay_max)
+
+    def _watch_if_ready(self) -> None:
         self.progress = None
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
-        if self.address is not None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
+        attempt = self._ready_attempt
+        if attempt is not None:
             self._start_seconds = max(1.0, self._reactor.seconds() - self._begun_at)
-            self._monitor = Monitor(self._reactor, self.address, self._queue_changed, progressed=self._progressed)
-            self._monitor.start()
+            self._watch(attempt)
+
+    def _watch(self, attempt: ComfyUIAttempt) -> None:
+        assert attempt.client is not None and attempt.process is not None  # noqa: S101 - it is ready
+        limits = attempt.setup.hang_timeout, attempt.setup.stall_timeout
+        self._watchdog = watchdog = Watchdog(self._reactor, attempt.client, self._usage, *limits, self._condemn)
+        watchdog.start()
+        attempt.process.worker_lost.addCallback(watchdog.worker_lost)
+        self._monitor = Monitor(
+            self._reactor,
+            ("127.0.0.1", attempt.port),
+            self._queue_changed,
+            progressed=self._progressed,
+            moved=watchdog.worker_moved,
+        )
+        self._monitor.start()
+
+    def _usage(self) -> Usage | None:
+        """What the process that is READY has used."""
+        attempt = self._ready_attempt
+        process = attempt.process if attempt else None
+        if process is None or process.guard_pid is None or process.pid is None:
+            return None
+        return usage(process.guard_pid, process.pid)
+
+    def _condemn(self, verdict: Verdict) -> None:
+        self.condemn(verdict.cause, verdict.reason, verdict.evidence)
 
     def _progressed(self, progress: Progress | None) -> None:
         self.progress = progress
@@ -189,6 +246,8 @@ class ManagedBackend:
     def _queue_changed(self, remaining: int) -> None:
         if not remaining:
             self.progress = None
+        if self._watchdog is not None:
+            self._watchdog.queue_changed(remaining)
         self._listeners.queue_changed(self, remaining)
 
     def _last_words(self) -> str:
@@ -207,7 +266,7 @@ class ManagedBackend:
                 port=self.address[1] if self.address else None,
                 companion="with the companion" if self.has_companion else "without the companion",
             )
-        elif record.state is BackendState.DOWN:
+        elif record.state is BackendState.DOWN and record.cause is not RestartCause.REQUESTED:
             delay = record.retry_at - self._reactor.seconds()
             self.log.warn(
                 "GPU {gpu} went down: {reason}{said}; starting again in {delay:.1f} s",
@@ -219,10 +278,10 @@ class ManagedBackend:
         elif record.state is BackendState.FAILED:
             tail = "\n".join(f"    {line}" for line in self.log_tail)
             self.log.error(
-                "GPU {gpu} is given up: it {reason}.\nSee to that, then restart the daemon.{tail}",
+                "GPU {gpu} is given up: it {reason}.\nSee to that, then run: comfygatectl restart {gpu}{tail}",
                 gpu=gpu,
                 reason=self.last_error,
-                tail=f" The last lines of {self.log_path}:\n{tail}" if tail else "",
+                tail=f"\nThe last lines of {self.log_path}:\n{tail}" if tail else "",
             )
         else:
             self.log.info("GPU {gpu} is {state}", gpu=gpu, state=record.state.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,14 @@ from comfygate.model import Progress
 LARGEST = 64 * 1024 * 1024
 STATUS_LARGEST = 64 * 1024
 LONGEST_NAME = 200  #: characters of an id or a class name that are kept
+
+WORKS = re.compile(
+    rb"""\s*\{\s*"type"\s*:\s*"
+    (?:execution_\w+|executing|executed|progress|progress_state|comfygate\.progress)
+    \"""",
+    re.VERBOSE,
+)
+"""Messages by which the thread that runs prompts shows that it does; all of ComfyUI's begin with the type."""
 
 DELAYS = backoffPolicy(initialDelay=0.5, maxDelay=15.0, factor=2.0)
 
@@ -41,6 +50,7 @@ class _Factory(WebSocketClientFactory):
     noisy = False
     told: Callable[[int], None]
     progressed: Callable[[Progress | None], None]
+    moved: Callable[[], None]
     lost: Callable[[], None]
 
 
@@ -48,6 +58,8 @@ class _Listening(WebSocketClientProtocol):
     """Reads everything, and keeps what it says about the queue and the companion about progress."""
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:  # noqa: N803
+        if isBinary or WORKS.match(payload):
+            self.factory.moved()
         if isBinary or len(payload) > STATUS_LARGEST:
             return
         if b'"status"' in payload[:64]:
@@ -71,6 +83,7 @@ class Monitor:
     :param lost: called whenever the connection is lost.
     :param progressed: called with the running prompt's progress, where there is
         a companion, and with ``None`` at its end.
+    :param moved: called with every sign that prompts are being run.
     """
 
     log = Logger()
@@ -82,7 +95,9 @@ class Monitor:
         told: Callable[[int], None],
         lost: Callable[[], None] = lambda: None,
         progressed: Callable[[Progress | None], None] = lambda progress: None,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
+        self._moved = moved
         self._progressed = progressed
         self._told = told
         self._lost = lost
@@ -93,6 +108,7 @@ class Monitor:
         factory.setProtocolOptions(**OPTIONS)  # type: ignore[no-untyped-call]
         factory.told = self._tell
         factory.progressed = self._tell_progress
+        factory.moved = self._tell_moved
         factory.lost = self._tell_lost
         endpoint = HostnameEndpoint(reactor, host, port, timeout=5)
         self._service = ClientService(endpoint, factory, retryPolicy=DELAYS, clock=reactor)
@@ -104,6 +120,7 @@ class Monitor:
     def stop(self) -> Deferred[None]:
         """Disconnect; nothing is told any more."""
         self._told, self._lost, self._progressed = lambda remaining: None, lambda: None, lambda progress: None
+        self._moved = lambda: None
         stopped: Deferred[None] = self._service.stopService()
         return stopped
 
@@ -114,6 +131,10 @@ class Monitor:
     def _tell_progress(self, progress: Progress | None) -> None:
         with self.log.failuresHandled("while telling of a backend's progress"):
             self._progressed(progress)
+
+    def _tell_moved(self) -> None:
+        with self.log.failuresHandled("while telling that a backend works"):
+            self._moved()
 
     def _tell_lost(self) -> None:
         with self.log.failuresHandled("while telling of a lost connection"):

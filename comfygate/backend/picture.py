@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from comfygate.backend import lifecycle
+from comfygate.backend import lifecycle, record
 
 TEXT = f"""# The life of a backend
 
@@ -16,12 +16,17 @@ a test compares the two.
 ```
 
 What clients see of it: *Starting* and *Overdue* are `starting`; *Ready* and *Settled* are `ready`; *Down* is `down`;
-*Failed* is `failed`; *Stopping* and *Killing* are `stopping`; *Stopped* is `stopped`. *Judging* lasts no time.
+*Failed* is `failed`; *Restarting*, *Condemned*, *Stopping* and *Killing* are `stopping`; *Stopped* is `stopped`.
+*Judging* lasts no time. After `stopping` nothing is left of a process only when `down`, `failed` or `stopped` follows.
 
 - `late`: not ready within `start_timeout`; the process is killed.
-- `exited`: nothing is left of the process. The verdict is `again`, after a delay of 1 s that doubles up to 60 s
-  (and up to 1 s of chance), or `give_up` after {lifecycle.DEATHS} deaths in a row before it was ready.
-- `proven`: ready for {lifecycle.STABLE:g} s; the next death counts as the first.
+- `exited`: nothing is left of the process. The verdict is `again`, after `restart_delay`, which doubles with each
+  further death up to `restart_delay_max` (and up to {record.CHANCE:g} s of chance), or `give_up` after
+  {record.DEATHS} deaths in a row before it was ready.
+- `proven`: ready for {record.STABLE:g} s; the next death counts as the first.
+- `condemn`: there is evidence that only a new process will serve again (it is hung, its worker is lost, its context is
+  broken); its whole process group is killed, also if it is stopped.
+- `restart`: somebody asked for a new process. It follows without delay, and its deaths are counted anew.
 - `unyielding`: still there `stop_grace` seconds after it was interrupted; its whole process group is killed.
 """
 

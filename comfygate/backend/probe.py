@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from comfygate.backend.client import ComfyUIClient
 
 INTERVAL = 0.25
 """Seconds between two looks at whether a backend is ready."""
+
+STRANGER_INTERVAL = 1.0
+"""The same while someone else answers."""
 
 LOWEST = 20000
 TRIES = 50
@@ -57,7 +61,16 @@ def _is_free(port: int) -> bool:
         return True
 
 
-async def until_ready(client: ComfyUIClient, clock: IReactorTime) -> None:
-    """Return when `client` answers ``GET /prompt`` with 200; whoever awaits it sets the limit."""
-    while not await client.ready():
-        await deferLater(clock, INTERVAL)
+async def until_ready(client: ComfyUIClient, clock: IReactorTime, is_ours: Callable[[], bool]) -> None:
+    """Return when `client` answers ``GET /prompt`` with 200; whoever awaits it sets the limit.
+
+    :param is_ours: whether the one who answers is the one who is meant: until a
+        program listens, anybody may take its port.
+    """
+    while True:
+        if await client.ready():
+            if is_ours():
+                return
+            await deferLater(clock, STRANGER_INTERVAL)
+        else:
+            await deferLater(clock, INTERVAL)

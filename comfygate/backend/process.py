@@ -61,6 +61,8 @@ class Launched(ProcessProtocol):
 
     :ivar exited: fires once, with the reason in words, when nothing of the
         program is left; cancelling it kills the program.
+    :ivar worker_lost: fires, at most once, with what the program printed as the
+        thread that runs its prompts ended of an exception.
     :ivar pid: the program's, once it runs.
     """
 
@@ -68,6 +70,7 @@ class Launched(ProcessProtocol):
 
     def __init__(self, clock: IReactorTime, mark: str) -> None:
         self.exited: Deferred[str] = Deferred(lambda _: self.kill())
+        self.worker_lost: Deferred[str] = Deferred()
         self.pid: int | None = None
         self._clock = clock
         self._mark = mark
@@ -75,6 +78,12 @@ class Launched(ProcessProtocol):
         self._line = b""
         self._ended = False
         self._last_resort: Any = None
+
+    @property
+    def guard_pid(self) -> int | None:
+        """The guard's process; all that the program started is below it."""
+        pid = getattr(self.transport, "pid", None)
+        return pid if isinstance(pid, int) else None
 
     def terminate(self) -> None:
         """Interrupt the program, as Ctrl-C would."""
@@ -111,6 +120,8 @@ class Launched(ProcessProtocol):
         word, _, rest = line.partition(" ")
         if word == "started":
             self.pid = int(rest)
+        elif word == "lost" and not self.worker_lost.called:
+            self.worker_lost.callback(rest)
         elif word in ("exited", "failed"):
             self._reason = rest
 

@@ -120,6 +120,17 @@ class RemoteBackend:
         """Ask again whether it is there."""
         return self.stop().addCallback(lambda _: self.start())
 
+    def condemn(self, cause: RestartCause, reason: str, evidence: Mapping[str, object]) -> None:
+        """Say what it suffers from: whoever runs it has to see to that."""
+        self.log.error(
+            "GPU {gpu} ({url}) should be started again: {reason}",
+            gpu=self.gpu_id,
+            url=self.device,
+            cause=cause.value,
+            reason=reason,
+            evidence=dict(evidence),
+        )
+
     def subscribe(self, listener: IBackendListener) -> None:
         """Tell `listener` of every later change."""
         self._listeners.add(listener)

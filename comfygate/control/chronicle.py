@@ -9,7 +9,7 @@ from attrs import frozen
 from zope.interface import implementer
 
 from comfygate.interfaces import IBackend, IBackendListener, IJobListener
-from comfygate.model import BackendState, Job, JobState
+from comfygate.model import BackendState, Job, JobState, RestartCause
 
 MOST = 20
 """Mishaps that are remembered."""
@@ -35,6 +35,11 @@ class Mishap:
     message: str
 
 
+def _is_wanted(backend: IBackend) -> bool:
+    """Whether it is down only because somebody asked for its restart."""
+    return backend.state is BackendState.DOWN and backend.cause is RestartCause.REQUESTED
+
+
 @implementer(IBackendListener, IJobListener)
 class Chronicle:
     """Listens to backends and to the ledger.
@@ -57,7 +62,7 @@ class Chronicle:
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
         self._since[backend.gpu_id] = self._wall_clock()
-        if backend.state in _BAD_STATES:
+        if backend.state in _BAD_STATES and not _is_wanted(backend):
             self._note(backend.gpu_id, None, backend.last_error or f"it is {backend.state.value}")
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:

@@ -144,9 +144,7 @@ def _refusal(status: int, body: bytes) -> CtlError:
     try:
         return RefusedError(in_words(orjson.loads(body)["error"]))
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        return RefusedError(
-            f"the answer was {status}: {plain(body[:200].decode(errors='replace')) or 'without a word'}"
-        )
+        return RefusedError(f"the answer was {status}: {plain(body[:200].decode(errors='replace')) or 'without a word'}")
 
 
 def in_words(error: Any) -> str:

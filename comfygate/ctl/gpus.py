@@ -30,7 +30,9 @@ def drain(client: Client, screen: Screen, gpu_ids: Sequence[int], *, undrain: bo
         screen.print(text.append_text(state(plain(gpu["state"]))).append("."))
 
 
-def restart(client: Client, screen: Screen, gpu_ids: Sequence[int], *, now: bool, wait: bool, as_json: bool) -> None:
+def restart(
+    client: Client, screen: Screen, gpu_ids: Sequence[int], *, now: bool, wait: bool, as_json: bool
+) -> None:
     """Start ComfyUIs again, one after the other, and show how far it is.
 
     :raises RefusedError: if one does not come back.

@@ -107,9 +107,7 @@ def move(client: Client, screen: Screen, prompt: str, to: str, *, front: bool, a
         print_json(moved)
         return
     where = "in front of everything" if front else "in its old order"
-    text = (
-        f"{plain(moved['prompt_id'])} waits at {plain(moved['gate'])} now, {where}; GPU {moved['gpu_id']} is expected"
-    )
+    text = f"{plain(moved['prompt_id'])} waits at {plain(moved['gate'])} now, {where}; GPU {moved['gpu_id']} is expected"
     screen.print(Text(f"{text} to run it."))
 
 

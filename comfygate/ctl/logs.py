@@ -29,6 +29,4 @@ def _shown(line: dict[str, Any]) -> Text:
         return Text(plain(str(line["text"]).expandtabs(), 8000))
     level = plain(line["level"])
     text = Text(f"{moment(line['time'])} ", style="dim")
-    return text.append(f"{level:<8} ", style=_STYLES.get(level, "dim")).append(
-        plain_lines(line["text"]), style="default"
-    )
+    return text.append(f"{level:<8} ", style=_STYLES.get(level, "dim")).append(plain_lines(line["text"]), style="default")

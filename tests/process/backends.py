@@ -120,11 +120,11 @@ class Workshop:
 
     def backend(self, program: Program, **settings: Any) -> ManagedBackend:
         """Make a backend that is tried again soon."""
-        delays = settings.pop("delays", lambda n: 0.05)
+        settings = {"restart_delay": 0.05, "restart_delay_max": 0.05, **settings}
         device = Device(gpu_id=0, label="cpu", name="CPU", arguments=("--cpu",))
         folders = Folders(own=self.own, input=self.own / "input", output=self.own / "output", user=self.own / "user")
         setup = Setup(device=device, program=program, folders=folders, **settings)
-        backend = ManagedBackend(self.reactor, setup, Options(self.reactor), delays=delays)
+        backend = ManagedBackend(self.reactor, setup, Options(self.reactor))
         backend.subscribe(self.seen)
         self.made.append(backend)
         return backend

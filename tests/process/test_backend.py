@@ -224,7 +224,7 @@ async def test_what_cannot_be_started(workshop: Workshop, comfyui: str, python: 
 
 @pytest_twisted.ensureDeferred
 async def test_not_ready_in_time(workshop: Workshop) -> None:
-    backend = workshop.backend(workshop.program("time.sleep(1000)"), start_timeout=1.0, delays=lambda n: 100.0)
+    backend = workshop.backend(workshop.program("time.sleep(1000)"), start_timeout=1.0, restart_delay=100.0)
     backend.start()
     await workshop.becomes(backend, DOWN)
     assert backend.last_error == "was not ready after 1 s"
@@ -241,7 +241,7 @@ async def test_a_port_that_is_taken_is_not_taken_again(workshop: Workshop, monke
         backend = workshop.backend(workshop.program("serve()"))
         backend.start()
         await workshop.becomes(backend, DOWN)
-        assert backend.last_error == "exit status 1"
+        assert backend.last_error == f"exit status 1; another program listens on its port {port}"
         assert any("Address already in use" in line for line in backend.log_tail)
         await workshop.becomes(backend, READY)
         assert backend.address is not None and backend.address[1] != port
@@ -358,7 +358,7 @@ async def test_the_last_words_are_logged(workshop: Workshop) -> None:
     """Also when something else still holds the other end of the pipe."""
     end = 'sys.stdout.write("z" * 300_000 + "last words")\nsys.stdout.flush()\nos._exit(4)'
     program = workshop.program(FAMILY + end)
-    backend = workshop.backend(program, delays=lambda n: 100.0)
+    backend = workshop.backend(program, restart_delay=100.0)
     backend.start()
     await workshop.becomes(backend, DOWN)
     assert backend.last_error == "exit status 4"

@@ -72,18 +72,21 @@ def test_it_says_where_it_is_and_stops_without_a_trace(tmp_path: Path) -> None:
 def test_a_killed_backend_comes_back_and_the_others_never_notice(gateway: Gateway) -> None:
     victim = gateway.backend_pid(2)
     os.kill(victim, signal.SIGKILL)
-    answer: Response = eventually(lambda: (r := request(gateway.ports[2], "GET", "/queue")).status != 200 and r)
+    answer: Response = eventually(lambda: (r := request(gateway.ports[2], "GET", "/prompt")).status != 200 and r)
     assert answer.status == 503
     assert answer.json()["error"]["type"] in ("backend_down", "backend_starting")
     assert int(answer.headers["retry-after"]) >= 1
-    for target in ("/", "/prompt", "/history", "/view?filename=x.png"):
+    for target in ("/", "/prompt", "/object_info", "/view?filename=x.png"):
         assert request(gateway.ports[2], "GET", target).status in (503, 502), target
-    assert request(gateway.ports[2], "POST", "/prompt", {"prompt": workflow()}).status == 503
+    waits = submit(gateway.ports[2])["prompt_id"]
+    assert waits in [item[1] for item in request(gateway.ports[2], "GET", "/queue").json()["queue_pending"]]
+    assert request(gateway.ports[2], "GET", "/history").json() == {}
     for port in (gateway.ports[0], gateway.ports[1], gateway.ports[3]):
         assert request(port, "GET", "/queue").status == 200
     assert gateway.states()[2] in ("down", "starting")
     gateway.wait_ready(2)
     assert gateway.backend_pid(2) != victim
+    assert ended(gateway.ports[2], waits)["status"]["completed"]
     assert submit(gateway.ports[2])["gpu_id"] == 2
 
 

@@ -109,6 +109,9 @@ class FakeClient:
         self.items[1:] = [item for item in self.items[1:] if item[1] not in prompt_ids]
         self.after.get("delete", lambda: None)()
 
+    async def free(self) -> None:
+        await self._ready("free")
+
     async def _ready(self, method: str) -> None:
         self.asked.append(method)
         if self.pause is not None:
@@ -152,6 +155,7 @@ class FakeBackend:
         self.state = BackendState.READY
         self.restart_causes: dict[RestartCause, int] = {}
         self._client = FakeClient()
+        self.condemned: list[tuple[RestartCause, str]] = []
         self._listeners: list[Any] = []
 
     @property
@@ -174,6 +178,9 @@ class FakeBackend:
         for state in (BackendState.STOPPING, BackendState.STOPPED, BackendState.STARTING):
             self.become(state)
         return succeed(None)
+
+    def condemn(self, cause: RestartCause, reason: str, evidence: Any) -> None:
+        self.condemned.append((cause, reason))
 
     def subscribe(self, listener: IBackendListener) -> None:
         self._listeners.append(listener)
