@@ -27,6 +27,7 @@ from comfygate.control.events import Events
 from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
+from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
 from comfygate.control.logs import Logs
@@ -100,13 +101,14 @@ class Daemon(Service):
         self._operations = Operations(
             self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
         )
-        self._shutdown = Shutdown(self._books, self._operations.recall, config.shutdown_grace)
+        self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
         self._failures = Failures(self._fleet, reactor)
         ledger.subscribe(self._failures)
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
+        ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
         self._resettlement = Resettlement(self._books)
         ledger.subscribe(self._resettlement)
         in_thread = partial(call_in_thread, reactor)

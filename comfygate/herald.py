@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from twisted.logger import Logger
@@ -52,3 +53,4 @@ class Herald:
             behind = gpus(gate.gpu_ids)
             what = behind if gate.name.startswith("gpu-") else f"{gate.name}: {behind}"
             yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
+        yield f"    comfygatectl --state-dir {shlex.quote(self.plan.config.state_dir)}  looks after it"

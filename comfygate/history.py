@@ -55,15 +55,13 @@ def ended_at(entry: dict[str, Any]) -> float:
     return max((stamp / 1000 for stamp in stamps if isinstance(stamp, int | float)), default=0.0)
 
 
-def failed_entry(job: Job, reason: str, wall: float) -> bytes:
-    """The entry of a job that failed by our decision, in JSON, as ComfyUI writes one that ended with an error.
-
-    A client that waits for the job to appear in the history would wait for ever otherwise.
+def execution_error(job: Job, reason: str, wall: float) -> dict[str, Any]:
+    """What ComfyUI says of a prompt that ended with an error, where no node of it is to blame.
 
     :param reason: one line for people.
     :param wall: now, in seconds since 1970.
     """
-    error = {
+    return {
         "prompt_id": job.prompt_id,
         "node_id": "",
         "node_type": "",
@@ -75,7 +73,32 @@ def failed_entry(job: Job, reason: str, wall: float) -> bytes:
         "current_outputs": [],
         "timestamp": int(wall * 1000),
     }
-    status = {"status_str": "error", "completed": False, "messages": [["execution_error", error]]}
+
+
+def execution_interrupted(job: Job, wall: float) -> dict[str, Any]:
+    """What ComfyUI says of a prompt that was interrupted, where it is not known at which node.
+
+    :param wall: now, in seconds since 1970.
+    """
+    return {
+        "prompt_id": job.prompt_id,
+        "node_id": "",
+        "node_type": "",
+        "executed": [],
+        "timestamp": int(wall * 1000),
+    }
+
+
+def failed_entry(job: Job, reason: str, wall: float) -> bytes:
+    """The entry of a job that failed by our decision, in JSON, as ComfyUI writes one that ended with an error.
+
+    A client that waits for the job to appear in the history would wait for ever otherwise.
+
+    :param reason: one line for people.
+    :param wall: now, in seconds since 1970.
+    """
+    messages = [["execution_error", execution_error(job, reason, wall)]]
+    status = {"status_str": "error", "completed": False, "messages": messages}
     rest = orjson.dumps({"outputs": {}, "status": status, "meta": {}})
     return b'{"prompt":' + (job.item or b"[]") + b"," + rest[1:]
 

@@ -12,22 +12,25 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from comfygate.control.books import Books
+from comfygate.control.reconcile import Reconciler
 from comfygate.errors import GateError
-from comfygate.ledger import Held
-from comfygate.model import JobState
 
 
 class Shutdown:
     """Lets running prompts end, takes back what waits, and lets the rest wait for the next daemon.
 
+    :param reconciler: knows what becomes of a job that a backend loses.
     :param recall: takes back what waits in a backend's own queue.
     :ivar grace: seconds that running prompts are given.
     """
 
     _log = Logger()
 
-    def __init__(self, books: Books, recall: Callable[[int], Awaitable[object]], grace: float) -> None:
+    def __init__(
+        self, books: Books, reconciler: Reconciler, recall: Callable[[int], Awaitable[object]], grace: float
+    ) -> None:
         self._books = books
+        self._reconciler = reconciler
         self._ledger = books.ledger
         self._recall = recall
         self.grace = grace
@@ -61,17 +64,8 @@ class Shutdown:
         What others' ComfyUIs hold goes on there, and is looked up by the next daemon.
         """
         for backend in self._books.fleet:
-            suspects = self._ledger.suspects(backend.gpu_id)
-            for held in self._ledger.held_by(backend.gpu_id) if backend.owned else ():
-                self._let_wait(held, began=held in suspects)
-
-    def _let_wait(self, held: Held, *, began: bool) -> None:
-        job = held.job
-        if self._ledger.is_finished(job.prompt_id):
-            reason = f"GPU {held.gpu_id} was stopped before it had said how the prompt ended"
-            self._books.fail(job.prompt_id, reason, JobState.UNKNOWN)
-        else:
-            self._ledger.put_back(job.prompt_id, attempts=job.attempts + began, deaths=job.deaths)
+            if backend.owned:
+                self._reconciler.lose(backend, blamed=False)
 
     def _busy(self) -> list[int]:
         ready = self._books.fleet.ready(self._books.fleet.gpu_ids)

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ def descendants(pid: int) -> list[int]:
     """All processes below `pid`."""
     found: list[int] = []
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            found += [child, *descendants(child)]
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            for child in map(int, task.read_text().split()):
+                found += [child, *descendants(child)]
     return found
 
 
@@ -145,23 +146,49 @@ class Gateway:
         self._environment = {**os.environ, **environment}
         self.process = self.start()
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start the daemon in the foreground."""
+    def start(self, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
+        """Start the daemon in the foreground, for the first time or again in the same folder.
+
+        :param prefix: a command that runs the words behind it.
+        :param environment: further variables, for this time.
+        """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [TWISTD, "-n", "--pidfile=", "comfygate", "--config", str(self.config)],
+                [*prefix, TWISTD, "-n", "--pidfile=", "comfygate", "--config", str(self.config)],
                 cwd=self.folder,
-                env=self._environment,
+                env={**self._environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
             )
         return self.process
 
+    def kill(self) -> None:
+        """End the daemon as a loss of power would, and wait until nothing of it is left."""
+        below = descendants(self.pid)
+        self.process.kill()
+        self.wait_gone(below)
+
+    def wait_gone(self, below: Sequence[int] = (), seconds: float = 10.0) -> int:
+        """Wait until a daemon that is about to die is gone, with the processes that it had; return its exit status."""
+        status = self.process.wait(seconds)
+        eventually(lambda: not any(map(is_alive, below)), seconds)
+        return status
+
     @property
     def pid(self) -> int:
         """The daemon's process."""
         return self.process.pid
+
+    @property
+    def output(self) -> Path:
+        """Where images are saved, unless the configuration names another folder."""
+        return self.folder / "state" / "output"
+
+    @property
+    def journal(self) -> Path:
+        """The file that jobs are written to."""
+        return self.folder / "state" / "journal.sqlite"
 
     def states(self) -> list[str]:
         """Every GPU's state."""
@@ -171,6 +198,11 @@ class Gateway:
         """The queues in /queue/all."""
         queues: list[dict[str, Any]] = request(self.hub, "GET", "/queue/all").json()["queues"]
         return queues
+
+    def status(self) -> dict[str, Any]:
+        """What GET /comfygate/status says."""
+        status: dict[str, Any] = request(self.hub, "GET", "/comfygate/status").json()
+        return status
 
     def wait_ready(self, *gpu_ids: int) -> None:
         """Wait until these GPUs, or all, are READY."""
@@ -189,7 +221,10 @@ class Gateway:
         """The process of a GPU's ComfyUI."""
         port = self.folder / "state" / f"gpu-{gpu_id}"
         for pid in descendants(self.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
             if str(port).encode() in words and b"--port" in words and not any(b"guard" in word for word in words):
                 return pid
         raise AssertionError(f"GPU {gpu_id} has no process")

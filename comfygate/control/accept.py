@@ -90,10 +90,10 @@ class Acceptance:
         # Without anyone to validate it, ComfyUI judges it when it is handed over.
         found = {"outputs": [], "node_errors": {}} if checked is None else orjson.loads(checked.body)
         # Others were accepted meanwhile, and backends came and went.
+        self._books.check_open()
         with contextlib.suppress(GateError):
             expected = self._expected(gate, submission, targets)
         job = self._job(gate, submission, targets, expected, found["outputs"])
-        self._books.check_open()
         self._check_room(job.size)
         await self._enter(job)
         return _accepted(job, found["node_errors"])

@@ -34,9 +34,11 @@ class Books:
         will be back.
     :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
+    :ivar recalled: ids that a backend was told to give back, and nobody knows whether it did: if they are gone from
+        its queue, they wait with us again.
     :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
         to be tried again, whatever becomes of their backend.
-    :ivar recalling: ids that a backend was told to take out of its queue, so that they wait in ours again.
     :ivar draining: GPUs that are to get no further jobs.
     :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
         or handed over any more.
@@ -61,8 +63,9 @@ class Books:
         self.gates = {gate.name: gate for gate in gates}
         self.clock = clock
         self.removing: set[str] = set()
-        self.recalling: set[str] = set()
         self.unwanted: set[str] = set()
+        self.recalling: set[str] = set()
+        self.recalled: set[str] = set()
         self.draining: set[int] = set()
         self.closing: float | None = None
         self.prefetch = prefetch

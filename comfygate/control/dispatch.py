@@ -39,10 +39,10 @@ class Dispatcher:
         is_heard: Callable[[int], bool] = lambda gpu_id: True,
     ) -> None:
         self._books = books
-        self._is_heard = is_heard
         self._ledger = books.ledger
         self._reconciler = reconciler
         self._journal = journal
+        self._is_heard = is_heard
         self._resting: set[int] = set()
         self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)

@@ -16,7 +16,7 @@ from zope.interface import implementer
 
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
-from comfygate.errors import BackendError, BackendUnreachable, BackendUnusable, GateError
+from comfygate.errors import BackendError, BackendUnusable, GateError
 from comfygate.interfaces import IComfyUI, IJobListener
 from comfygate.ledger import Held
 from comfygate.model import Job, JobState
@@ -33,7 +33,7 @@ class Recall:
     """Takes prompts back; one recall at a time for each backend.
 
     What becomes of a prompt whose removal was not acknowledged, the reconciler
-    finds out: it is marked in :attr:`Books.recalling` until it runs or waits.
+    finds out: it is marked in :attr:`Books.recalled` until it runs or waits.
     """
 
     _log = Logger()
@@ -52,8 +52,8 @@ class Recall:
         :raises GateError: 503 or 504, if the backend cannot be asked; what was
             not taken back runs there.
         """
-        held = self._ledger.held_by(gpu_id)
-        return await self.some(gpu_id, [one.job.prompt_id for one in held if one.state in _MAY_COME_BACK])
+        held = (one.job.prompt_id for one in self._ledger.held_by(gpu_id))
+        return await self.some(gpu_id, list(filter(self._may_come_back, held)))
 
     async def some(self, gpu_id: int, prompt_ids: Sequence[str]) -> list[str]:
         """Take back these of the jobs that a backend holds, as :meth:`everything`.
@@ -83,21 +83,20 @@ class Recall:
         pending = frozenset((await client.queue()).pending)
         held = [one for one in map(self._ledger.held, prompt_ids) if one is not None and one.gpu_id == gpu_id]
         wanted = [one for one in held if one.job.prompt_id in pending]
-        if not wanted:
-            return []
-        await self._delete(client, [one.job.prompt_id for one in wanted])
-        queue = await client.queue()
-        there = frozenset((*queue.running, *queue.pending))
-        taken = [one for one in wanted if one.job.prompt_id not in there]
-        return [one.job.prompt_id for one in taken if await self._put_back(client, one)]
+        return await self._taken(client, wanted) if wanted else []
 
-    async def _delete(self, client: IComfyUI, prompt_ids: list[str]) -> None:
-        self._books.recalling.update(prompt_ids)
+    async def _taken(self, client: IComfyUI, wanted: Sequence[Held]) -> list[str]:
+        ids = {one.job.prompt_id for one in wanted}
+        self._books.recalling |= ids
         try:
-            await client.delete(prompt_ids)
-        except BackendUnreachable:
-            self._books.recalling.difference_update(prompt_ids)
-            raise
+            await client.delete(ids)
+            queue = await client.queue()
+            there = frozenset((*queue.running, *queue.pending))
+            gone = [one for one in wanted if one.job.prompt_id not in there]
+            return [one.job.prompt_id for one in gone if await self._put_back(client, one)]
+        finally:
+            self._books.recalling -= ids
+            self._books.recalled |= set(filter(self._may_come_back, ids))
 
     async def _put_back(self, client: IComfyUI, held: Held) -> bool:
         job = held.job
@@ -106,7 +105,7 @@ class Recall:
         except BackendUnusable:  # it ended with results that are no JSON
             over = True
         if over or not self._ledger.is_current(held) or job.prompt_id in self._books.removing:
-            return job.prompt_id in self._ledger.waiting  # where the reconciler may have put it already
+            return False  # what it comes to, others note
         self._log.info(
             "{prompt_id} waits again: GPU {gpu_id} gave it back", prompt_id=job.prompt_id, gpu_id=held.gpu_id
         )
@@ -118,13 +117,17 @@ class Recall:
         held = self._ledger.held(prompt_id)
         return held is not None and held.state in _ON_ITS_WAY
 
+    def _may_come_back(self, prompt_id: str) -> bool:
+        held = self._ledger.held(prompt_id)
+        return held is not None and held.state in _MAY_COME_BACK
+
     def job_changed(
         self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
     ) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""
         if state not in _MAY_COME_BACK:
-            self._books.recalling.discard(job.prompt_id)
+            self._books.recalled.discard(job.prompt_id)
 
     def job_refused(self, job: Job) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""
-        self._books.recalling.discard(job.prompt_id)
+        self._books.recalled.discard(job.prompt_id)

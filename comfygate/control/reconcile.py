@@ -72,7 +72,7 @@ class Reconciler:
         elif not backend.owned:
             self._doubted.add(backend.gpu_id)
         elif backend.state in _GONE:
-            self._lose(backend)
+            self.lose(backend, blamed=backend.cause in _BLAMED)
         self._books.changed()
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
@@ -154,7 +154,9 @@ class Reconciler:
         if end is not None:
             self._books.unwanted.discard(held.job.prompt_id)
             self._ledger.end(held.job.prompt_id, end.state, end.reason, record)
-        elif held.job.prompt_id in self._books.recalling - self._books.removing:
+        elif held.job.prompt_id in self._books.recalling:
+            return
+        elif held.job.prompt_id in self._books.recalled - self._books.removing:
             self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         elif held.state is JobState.UNCLEAR:
             self._try_again(held, blamed=True)
@@ -179,13 +181,16 @@ class Reconciler:
         )
         self._ledger.meet(gpu_id, strangers)
 
-    def _lose(self, backend: IBackend) -> None:
-        # Queue and history died with the process; the jobs wait again in their old order.
+    def lose(self, backend: IBackend, *, blamed: bool) -> None:
+        """Queue and history of a backend die with its process: the jobs wait again in their old order.
+
+        :param blamed: whether the job that runs may be to blame for that.
+        """
         gpu_id = backend.gpu_id
         suspects = self._ledger.suspects(gpu_id)
         for held in self._ledger.held_by(gpu_id):
             ran = held in suspects
-            self._try_again(held, blamed=ran and backend.cause in _BLAMED, ran=ran)
+            self._try_again(held, blamed=ran and blamed, ran=ran)
         self._ledger.meet(gpu_id, ())
 
     def _try_again(self, held: Held, *, blamed: bool, ran: bool | None = None) -> None:

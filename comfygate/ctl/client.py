@@ -144,10 +144,13 @@ def _refusal(status: int, body: bytes) -> CtlError:
     try:
         return RefusedError(in_words(orjson.loads(body)["error"]))
     except (orjson.JSONDecodeError, LookupError, TypeError):
-        return RefusedError(f"the answer was {status}: {plain(body[:200].decode(errors='replace')) or 'without a word'}")
+        return RefusedError(
+            f"the answer was {status}: {plain(body[:200].decode(errors='replace')) or 'without a word'}"
+        )
 
 
 def in_words(error: Any) -> str:
     """An error of ComfyGate's as a sentence, with its details in another."""
     message, details = plain(error["message"]), plain(error.get("details"))
-    return f"{message.rstrip('.')}. {details}".rstrip(" .") if details else message.rstrip(".")
+    joint = ": " if details[:1].islower() else ". "
+    return f"{message.rstrip('.')}{joint}{details}".rstrip(" .:")

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from comfygate.ctl.screen import columns, state
+from comfygate.ctl.screen import add_row, columns, state
 from comfygate.ctl.words import gpus, is_number, number, plain, since
 
 WIDE = 120
@@ -55,7 +55,7 @@ def _table(status: Status, wide: bool) -> Table:
         ]
         if wide:
             cells.append(plain(gpu["last_error"]))
-        table.add_row(*(Text(one) if isinstance(one, str) else one for one in cells))
+        add_row(table, cells)
     return table
 
 
@@ -69,12 +69,10 @@ def _state(gpu: dict[str, Any]) -> str:
 def _progress(job: dict[str, Any], wide: bool) -> str:
     share = done(job)
     percent = "" if share is None else f"{share * 100:3.0f}%"
-    if not wide:
-        return percent or ("…" if job else "")
     steps = ""
-    if is_number(job.get("value")) and is_number(job.get("max")):
+    if wide and is_number(job.get("value")) and is_number(job.get("max")):
         steps = f"{number(job['value'])}/{number(job['max'])}"
-    node = plain(job.get("node_type"), 24)
+    node = plain(job.get("node_type"), 24 if wide else 11)
     return " ".join(part for part in (percent, node, steps) if part) or ("…" if job else "")
 
 

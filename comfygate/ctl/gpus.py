@@ -27,12 +27,10 @@ def drain(client: Client, screen: Screen, gpu_ids: Sequence[int], *, undrain: bo
     for gpu in found["gpus"]:
         what = "gets prompts again" if not gpu["draining"] else "gets no further prompts"
         text = Text(f"GPU {gpu['gpu_id']} {what}; it is ")
-        screen.print(text.append_text(state(plain(gpu["state"]))).append("."))
+        screen.show(text.append_text(state(plain(gpu["state"]))).append("."))
 
 
-def restart(
-    client: Client, screen: Screen, gpu_ids: Sequence[int], *, now: bool, wait: bool, as_json: bool
-) -> None:
+def restart(client: Client, screen: Screen, gpu_ids: Sequence[int], *, now: bool, wait: bool, as_json: bool) -> None:
     """Start ComfyUIs again, one after the other, and show how far it is.
 
     :raises RefusedError: if one does not come back.
@@ -43,7 +41,7 @@ def restart(
         if as_json:
             print_json(begun)
         else:
-            screen.print(Text(f"The restart of {gpus(begun['gpu_ids'])} has begun; comfygatectl top shows it."))
+            screen.show(Text(f"The restart of {gpus(begun['gpu_ids'])} has begun; comfygatectl top shows it."))
         return
     try:
         _show_steps(client, screen, fields, as_json)
@@ -62,7 +60,7 @@ def _show_steps(client: Client, screen: Screen, fields: dict[str, Any], as_json:
                 raise RefusedError(in_words(line["error"]))
             return
         if not as_json and "step" in line:
-            screen.print(_step(line, time.monotonic() - began), soft_wrap=True)
+            screen.show(_step(line, time.monotonic() - began))
     raise RefusedError("the daemon ended before the restart did")
 
 
@@ -80,7 +78,7 @@ def reload(client: Client, screen: Screen, *, as_json: bool) -> None:
         print_json(found)
         return
     for change in found["changes"] or ["nothing has changed"]:
-        screen.print(Text(plain(change)), soft_wrap=True)
+        screen.show(Text(plain(change)))
 
 
 def _which(gpu_ids: Sequence[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from comfygate.ctl.client import Client, in_words
 from comfygate.ctl.errors import RefusedError
-from comfygate.ctl.screen import Screen, columns, print_json, print_json_line, state
+from comfygate.ctl.screen import Screen, add_row, columns, print_json, print_json_line, state
 from comfygate.ctl.words import number, plain, since
 
 SHORTEST = 4
@@ -25,8 +25,10 @@ _FULL_IDS = 116
 Job = dict[str, Any]
 
 
-def resolve(text: str, prompt_ids: Iterable[str]) -> str:
+def resolve(text: str, prompt_ids: Iterable[str], where: str = "that runs or waits") -> str:
     """The prompt that is meant by the beginning of its id.
+
+    :param where: what the others are, for messages.
 
     :raises RefusedError: if there is none, or several.
     """
@@ -36,10 +38,12 @@ def resolve(text: str, prompt_ids: Iterable[str]) -> str:
     if text in found:
         return text
     if not found:
-        raise RefusedError(f"no prompt that runs or waits has an id that begins with {plain(text)}")
+        raise RefusedError(f"no prompt {where} has an id that begins with {plain(text)}")
     if len(found) > 1:
         few = ", ".join(map(plain, found[:3])) + (", …" if len(found) > 3 else "")
-        raise RefusedError(f"{len(found)} prompts have an id that begins with {plain(text)}: {few}; give more of it")
+        raise RefusedError(
+            f"{len(found)} prompts {where} have an id that begins with {plain(text)}: {few}; give more of it"
+        )
     return found[0]
 
 
@@ -71,9 +75,9 @@ def queue(client: Client, screen: Screen, wanted: Sequence[str], *, as_json: boo
     if as_json:
         print_json({**found, "jobs": jobs})
     elif jobs:
-        screen.print(table(jobs, found["time"], screen.width))
+        screen.show(table(jobs, found["time"], screen.width))
     else:
-        screen.print(Text("Nothing runs, and nothing waits."))
+        screen.show(Text("Nothing runs, and nothing waits."))
 
 
 def table(jobs: Iterable[Job], now: Any, width: int) -> Table:
@@ -84,7 +88,7 @@ def table(jobs: Iterable[Job], now: Any, width: int) -> Table:
     shown = columns(*headings)
     for job in jobs:
         prompt_id = plain(job["prompt_id"])
-        cells = [
+        cells: list[Text | str] = [
             str(job["place"]),
             prompt_id if whole else prompt_id[:13],
             plain(job["gate"]) or "-",
@@ -95,7 +99,7 @@ def table(jobs: Iterable[Job], now: Any, width: int) -> Table:
             plain(job["client_id"]) or "-",
             since(job["accepted"], now) or "-",
         ]
-        shown.add_row(*(Text(one) if isinstance(one, str) else one for one in cells))
+        add_row(shown, cells)
     return shown
 
 
@@ -107,8 +111,10 @@ def move(client: Client, screen: Screen, prompt: str, to: str, *, front: bool, a
         print_json(moved)
         return
     where = "in front of everything" if front else "in its old order"
-    text = f"{plain(moved['prompt_id'])} waits at {plain(moved['gate'])} now, {where}; GPU {moved['gpu_id']} is expected"
-    screen.print(Text(f"{text} to run it."))
+    text = (
+        f"{plain(moved['prompt_id'])} waits at {plain(moved['gate'])} now, {where}; GPU {moved['gpu_id']} is expected"
+    )
+    screen.show(Text(f"{text} to run it."))
 
 
 def cancel(client: Client, screen: Screen, prompts: Sequence[str], gpu: int | None, *, as_json: bool) -> None:
@@ -126,7 +132,7 @@ def cancel(client: Client, screen: Screen, prompts: Sequence[str], gpu: int | No
         prompt_ids = [job["prompt_id"] for job in sorted(jobs, key=lambda job: job["place"] == 0)]
         if not prompt_ids:
             if not as_json:
-                screen.print(Text("Nothing runs, and nothing waits."))
+                screen.show(Text("Nothing runs, and nothing waits."))
             return
     missed = 0
     for line in client.lines("POST", "cancel", {"prompt_ids": prompt_ids}):
@@ -146,11 +152,11 @@ def _tell_cancelled(screen: Screen, line: dict[str, Any], as_json: bool) -> None
     if as_json:
         print_json_line(line)
     elif line["error"] is not None:
-        screen.flush()
+        screen.file.flush()
         sys.stderr.write(f"comfygatectl: {prompt_id}: {in_words(line['error'])}\n")
     else:
         was = "ran" if line["state"] == "running" else "waited"
-        screen.print(Text(f"{prompt_id} is stopped; it {was} on GPU {line['gpu_id']}."), soft_wrap=True)
+        screen.show(Text(f"{prompt_id} is stopped; it {was} on GPU {line['gpu_id']}."))
 
 
 def _check_end(line: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ def logs(client: Client, screen: Screen, gpu: int | None, *, count: int, follow:
         if as_json:
             print_json_line(line)
         else:
-            screen.print(_shown(line), soft_wrap=True)
+            screen.show(_shown(line))
 
 
 def _shown(line: dict[str, Any]) -> Text:
@@ -29,4 +29,6 @@ def _shown(line: dict[str, Any]) -> Text:
         return Text(plain(str(line["text"]).expandtabs(), 8000))
     level = plain(line["level"])
     text = Text(f"{moment(line['time'])} ", style="dim")
-    return text.append(f"{level:<8} ", style=_STYLES.get(level, "dim")).append(plain_lines(line["text"]), style="default")
+    return text.append(f"{level:<8} ", style=_STYLES.get(level, "dim")).append(
+        plain_lines(line["text"]), style="default"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import orjson
@@ -21,7 +21,8 @@ class Screen(Console):
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         terminal = stream.isatty()
         colored = terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        width = int(columns) if (columns := environ.get("COLUMNS", "")).isascii() and columns.isdigit() else 0
+        told = environ.get("COLUMNS", "")
+        width = int(told) if told.isascii() and told.isdigit() and len(told) < 5 else 0
         super().__init__(
             file=stream,
             force_terminal=terminal,
@@ -37,10 +38,14 @@ class Screen(Console):
         """Let the program end as it does after any broken pipe."""
         raise BrokenPipeError
 
-    def lines(self, *shown: RenderableType) -> None:
-        """Print things one below the other."""
-        for one in shown:
-            self.print(one, no_wrap=False)
+    def show(self, *shown: RenderableType) -> None:
+        """Print things one below the other; a line of text is left as long as it is."""
+        with self.capture() as capture:
+            for one in shown:
+                self.print(one, soft_wrap=isinstance(one, Text))
+        # What fills tables up to their edge nobody sees, and programs trip over.
+        self.file.writelines(f"{line.rstrip(' ')}\n" for line in capture.get().split("\n")[:-1])
+        self.file.flush()
 
 
 def screen(environ: Mapping[str, str], stream: TextIO | None = None) -> Screen:
@@ -55,20 +60,28 @@ def columns(*headings: tuple[str, str]) -> Table:
     """A table without lines.
 
     :param headings: each a text and how it is laid out: ``left``, ``right``, or
-        ``name``, which is shortened first where room is scarce.
+        ``name`` or ``wrapped``, which are shortened or go on below themselves where
+        room is scarce.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for text, kind in headings:
-        scarce = kind == "name"
         table.add_column(
             text,
             justify="right" if kind == "right" else "left",
-            no_wrap=kind != "wrapped",
+            no_wrap=kind in ("left", "right"),
             overflow="fold" if kind == "wrapped" else "ellipsis",
-            min_width=6 if scarce else None,
-            ratio=None,
         )
     return table
+
+
+def add_row(table: Table, cells: Sequence[str | Text]) -> None:
+    """Add a row to such a table; nothing in a text is taken for more than text."""
+    shown = [Text(cell) if isinstance(cell, str) else cell for cell in cells]
+    for column, text in zip(table.columns, shown, strict=True):
+        if column.overflow == "ellipsis":
+            # Said of the text, not of the column: else the column would not give way to others.
+            text.no_wrap, text.overflow = True, "ellipsis"
+    table.add_row(*shown)
 
 
 def state(name: Any) -> Text:

@@ -56,8 +56,8 @@ class Watch:
     def _follow(self) -> None:
         while True:
             try:
-                for self.status in self._client.statuses():
-                    self.error = None
+                for status in self._client.statuses():
+                    self.status, self.error = status, None
                     self._tell()
                 self.error = CtlError("the daemon has ended")
             except CtlError as error:
@@ -79,7 +79,8 @@ def watch(client: Client, screen: Screen) -> None:
     with _waking() as (news, wake):
         following = Watch(client, wake)
         following.start()
-        with _keys() as keys, Live(console=screen, screen=True, auto_refresh=False) as live:
+        live = Live(console=screen, screen=True, auto_refresh=False)
+        with suppress(KeyboardInterrupt), _keys() as keys, live:
             while True:
                 live.update(_shown(following, screen.width), refresh=True)
                 if _leaves(keys, news):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 LONGEST = 2000
 
@@ -64,14 +64,14 @@ def number(value: Any) -> str:
     return f"{value:.10g}" if is_number(value) else plain(value)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is one, and not a truth value."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def gpus(gpu_ids: Iterable[Any]) -> str:
-    """GPUs by number: ``GPU 0``, ``GPUs 0, 1``; in a row of three or more, ``GPUs 0–7``."""
+    """GPUs by number: ``GPU 0``, ``GPUs 0, 1``; in a row of three or more, ``GPUs 0 to 7``."""
     ids = sorted(one for one in gpu_ids if isinstance(one, int))
     row = len(ids) > 2 and ids == list(range(ids[0], ids[-1] + 1))
-    listed = f"{ids[0]}–{ids[-1]}" if row else ", ".join(map(str, ids))
+    listed = f"{ids[0]} to {ids[-1]}" if row else ", ".join(map(str, ids))
     return f"GPU{'s' if len(ids) != 1 else ''} {listed or 'none'}"

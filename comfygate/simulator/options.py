@@ -7,6 +7,8 @@ import os
 import shlex
 from collections.abc import Sequence
 
+from comfygate.simulator.plans import BEFORE, KINDS, read_plan
+
 ENVIRONMENT = "COMFYGATE_SIMULATOR"
 """Variable with extra arguments; those of the command line win over them."""
 
@@ -150,3 +152,16 @@ def _add_own_options(own: argparse._ArgumentGroup) -> None:
     add(
         "--sim-hang-after", type=float, default=None, metavar="S", help="stop answering S seconds after the port opened"
     )
+    faults = "; ".join(f"{kind}: {what}" for kind, what in KINDS.items())
+    _add_plan(
+        own,
+        "--sim-prompt-fault",
+        f"what to do in place of answering the N-th POST /prompt (*N: every N-th), "
+        f"counted over restarts with one --temp-directory. {faults}. The prompt is queued all the same; with {BEFORE} "
+        "behind KIND it is not. May be given several times",
+    )
+    _add_plan(own, "--sim-look-fault", "the same for GET /queue and /history")
+
+
+def _add_plan(own: argparse._ArgumentGroup, name: str, text: str) -> None:
+    own.add_argument(name, type=read_plan, action="append", default=[], metavar="KIND[:N]", help=text)

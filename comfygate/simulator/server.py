@@ -7,6 +7,7 @@ from pathlib import Path
 from aiohttp import web
 
 from comfygate.simulator import image_nodes, loader_nodes, middlewares, sampling_nodes, work_nodes
+from comfygate.simulator.answers import Answers
 from comfygate.simulator.companion import Companion
 from comfygate.simulator.files import Files
 from comfygate.simulator.info import Info, features
@@ -41,7 +42,8 @@ class Server:
         """Everything that can be asked over HTTP."""
         options = self._machine.options
         limit = round(options.max_upload_size * 2**20)
-        app = web.Application(client_max_size=limit, middlewares=middlewares.all_for(options))
+        chain = [Answers(self._machine).middleware, *middlewares.all_for(options)]
+        app = web.Application(client_max_size=limit, middlewares=chain)
         routes = self._routes()
         app.add_subapp("/internal", Internal(self._machine, self.sockets).application())
         app.add_routes([web.route(route.method, "/api" + route.path, route.handler) for route in routes])

@@ -144,18 +144,25 @@ class Listener:
     def open(cls, host: str, target: str) -> Listener:
         name, _, port = host.partition(":")
         listener = cls(socket.create_connection((name, int(port)), timeout=LIMIT))
+        try:
+            listener._shake_hands(host, target)
+        except BaseException:
+            listener.stream.close()
+            raise
+        return listener
+
+    def _shake_hands(self, host: str, target: str) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
-        listener.stream.sendall(
+        self.stream.sendall(
             f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
         )
-        while b"\r\n\r\n" not in listener.buffer:
-            listener._more()
-        head, _, listener.buffer = listener.buffer.partition(b"\r\n\r\n")
+        while b"\r\n\r\n" not in self.buffer:
+            self._more()
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 101 "), head
         proof = base64.b64encode(hashlib.sha1(key.encode() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
         assert proof in head
-        return listener
 
     def __enter__(self) -> Listener:
         return self

@@ -292,11 +292,11 @@ class House:
         self.dispatcher = Dispatcher(self.books, self.reconciler, self.journal)
         self.acceptance = Acceptance(self.books, self.reconciler, self.journal)
         self.interrupts = Interrupts(self.books, LedgerLookup())
-        self.histories = Histories(self.books, self.journal)
         self.remembered: list[frozenset[int]] = []
         self.operations = Operations(
             self.books, self.reconciler, self.interrupts, start_timeout=60.0, remember=self.remembered.append
         )
+        self.histories = Histories(self.books, self.journal)
         self.listings = Listings(self.books, {n: 8181 + n for n in everything})
 
     def turn(self) -> None:

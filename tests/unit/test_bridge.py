@@ -1,246 +1,17 @@
 """Bridged WebSockets on in-memory wires and a clock."""
 
 import json
-from base64 import b64encode
-from collections.abc import Callable
-from hashlib import sha1
-from typing import Any
 
 import pytest
-import txaio
-from attrs import define, field
-from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionRefusedError
-from twisted.internet.interfaces import IAddress, IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from comfygate.gate.backend_leg import BackendLeg
-from comfygate.gate.bridge import Bridges
 from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of
-from comfygate.gate.sessions import Link, Session, Sessions
 from comfygate.gate.status_message import status_message, with_remaining
-from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
+from comfygate.gate.websocket_leg import ABNORMAL, Ending
 from comfygate.http1 import RequestHead
-from comfygate.interfaces import IStatusSource
-
-KEY = b"AAAAAAAAAAAAAAAAAAAAAA=="
-ASK: tuple[tuple[bytes, bytes], ...] = (
-    (b"Host", b"there:8181"),
-    (b"Connection", b"Upgrade"),
-    (b"Upgrade", b"websocket"),
-    (b"Sec-WebSocket-Version", b"13"),
-    (b"Sec-WebSocket-Key", KEY),
-)
-
-
-class Wire:
-    """A transport that writes to a list, and that may be full."""
-
-    def __init__(self) -> None:
-        self.written = b""
-        self.full = False
-        self.reading = True
-        self.closed: str | None = None
-        self.producer: Any = None
-        self.protocol: Any = None
-        self.no_delay = False
-
-    def write(self, data: bytes) -> None:
-        if self.closed is None:
-            self.written += data
-            if self.full and self.producer is not None:
-                self.producer.pauseProducing()
-
-    def writeSequence(self, pieces: Any) -> None:
-        self.write(b"".join(pieces))
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        assert self.producer is None
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-
-    def pauseProducing(self) -> None:
-        self.reading = False
-
-    def resumeProducing(self) -> None:
-        self.reading = True
-
-    def loseConnection(self) -> None:
-        self.closed = self.closed or "closing"
-
-    def abortConnection(self) -> None:
-        if self.closed != "gone":
-            self.closed = "gone"
-            self.protocol.connectionLost(Failure(ConnectionAborted()))
-
-    def lost(self) -> None:
-        self.closed = "gone"
-        self.protocol.connectionLost(Failure(ConnectionDone()))
-
-    def drain(self) -> None:
-        self.full = False
-        if self.producer is not None:
-            self.producer.resumeProducing()
-
-    def setTcpNoDelay(self, on: bool) -> None:
-        self.no_delay = on
-
-    def getPeer(self) -> IAddress:
-        return IPv4Address("TCP", "127.0.0.1", 1)
-
-    def getHost(self) -> IAddress:
-        return self.getPeer()
-
-    def take(self) -> bytes:
-        written, self.written = self.written, b""
-        return written
-
-
-@implementer(IStreamClientEndpoint)
-@define(eq=False)
-class Backend:
-    """An endpoint whose connections the test makes."""
-
-    dials: list[tuple[Any, Deferred[Any]]] = field(factory=list)
-    wires: list[Wire] = field(factory=list)
-    cancelled: int = 0
-
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803
-        def cancel(deferred: Deferred[Any]) -> None:
-            self.cancelled += 1
-
-        deferred: Deferred[Any] = Deferred(cancel)
-        self.dials.append((protocolFactory, deferred))
-        return deferred
-
-    def refuse(self) -> None:
-        self.dials.pop(0)[1].errback(Failure(ConnectionRefusedError()))
-
-    def take(self) -> Wire:
-        """Accept the TCP connection."""
-        factory, deferred = self.dials.pop(0)
-        wire = Wire()
-        protocol = factory.buildProtocol(None)
-        wire.protocol = protocol
-        protocol.makeConnection(wire)
-        deferred.callback(protocol)
-        self.wires.append(wire)
-        return wire
-
-    def accept(self, *frames: bytes) -> Wire:
-        """Accept the WebSocket, and send frames at once."""
-        wire = self.take()
-        head = wire.take()
-        key = head.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
-        wire.protocol.dataReceived(b"".join((_accepted(key), *frames)))
-        return wire
-
-
-def _accepted(key: bytes) -> bytes:
-    accept = b64encode(sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
-    )
-
-
-def text(payload: str | dict[str, Any], masked: bool = False) -> bytes:
-    return frame(1, (payload if isinstance(payload, str) else json.dumps(payload)).encode(), masked)
-
-
-def frame(opcode: int, payload: bytes, masked: bool = False) -> bytes:
-    size = bytes([len(payload)]) if len(payload) < 126 else b"\x7e" + len(payload).to_bytes(2, "big")
-    mask = b"\0\0\0\0" if masked else b""
-    return bytes([0x80 | opcode, size[0] | (0x80 if masked else 0)]) + size[1:] + mask + payload
-
-
-def frames(data: bytes) -> list[tuple[int, bytes]]:
-    """Take apart what was written, unmasked."""
-    found = []
-    while data:
-        opcode, size, at = data[0] & 15, data[1] & 127, 2
-        if size == 126:
-            size, at = int.from_bytes(data[2:4], "big"), 4
-        if data[1] & 128:
-            mask, at = data[at : at + 4], at + 4
-            payload = bytes(byte ^ mask[i % 4] for i, byte in enumerate(data[at : at + size]))
-        else:
-            payload = data[at : at + size]
-        found.append((opcode, payload))
-        data = data[at + size :]
-    return found
-
-
-@implementer(IStatusSource)
-class Remaining:
-    number = 0
-
-    def __init__(self) -> None:
-        self.over: list[str] = []
-
-    def remaining(self) -> int:
-        return self.number
-
-    def finished(self, prompt_id: str) -> None:
-        self.over.append(prompt_id)
-
-
-class Gate:
-    """A gate's bridges between wires that the test holds."""
-
-    def __init__(self, clock: Clock, **limits: Any) -> None:
-        self.clock = clock
-        self.backend = Backend()
-        self.status = Remaining()
-        self.sessions = Sessions()
-        self.bridges = self.another(**limits)
-
-    def another(self, **limits: Any) -> Bridges:
-        return Bridges(
-            self.clock,
-            self.status,
-            sessions=self.sessions,
-            limits=Limits(**limits),
-            endpoint=lambda host, port: self.backend,
-        )
-
-    def client(self, target: bytes = b"/ws?clientId=a", rest: bytes = b"", headers: Any = ASK) -> Wire:
-        wire = Wire()
-        successor = self.bridges.accept(
-            RequestHead(method=b"GET", target=target, headers=headers), 0, ("127.0.0.1", 8188)
-        )
-        wire.protocol = successor(wire, b"")  # type: ignore[arg-type]
-        wire.protocol.makeConnection(wire)
-        wire.protocol.dataReceived(b"\r\nGET / HTTP/1.1\r\nbytes that the gate has parsed\r\n\r\n" + rest)
-        return wire
-
-    def open(self, target: bytes = b"/ws?clientId=a") -> tuple[Wire, Wire]:
-        client = self.client(target)
-        backend = self.backend.accept()
-        assert client.take().startswith(b"HTTP/1.1 101 ")
-        return client, backend
-
-    def nothing_left(self) -> bool:
-        return not (self.bridges._bridges or self.bridges._links or len(self.sessions) or self.bridges.clients)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(txaio.config, "loop", clock)  # type: ignore[attr-defined]
-    return clock
-
-
-@pytest.fixture
-def gate(clock: Clock) -> Gate:
-    return Gate(clock)
-
+from tests.unit.bridging import ASK, KEY, Gate, accepted, frame, frames, status, text
 
 # Decisions
 
@@ -267,8 +38,8 @@ def test_what_the_backend_is_asked() -> None:
         (b"Sec-WebSocket-Extensions", b"permessage-deflate"),
         (b"Sec-WebSocket-Protocol", b"one, two"),
     )
-    wanted = Wanted.from_head(RequestHead(method=b"GET", target=b"/a%2Fb?c&=%zz", headers=headers), "::1", 99)
-    assert wanted.request.split(b"\r\n") == [
+    wanted = Wanted.from_head(RequestHead(method=b"GET", target=b"/a%2Fb?c&=%zz", headers=headers), None)
+    assert wanted.request("::1", 99).split(b"\r\n") == [
         b"GET /a%2Fb?c&=%zz HTTP/1.1",
         b"Host: [::1]:99",
         b"Upgrade: websocket",
@@ -280,6 +51,19 @@ def test_what_the_backend_is_asked() -> None:
         b"",
     ]
     assert wanted.subprotocols == ("one", "two")
+
+
+@pytest.mark.parametrize(
+    ("target", "asked"),
+    [
+        (b"/ws", b"/ws?clientId=new"),
+        (b"/api/ws?clientId=&x=%zz", b"/api/ws?clientId=new&clientId=&x=%zz"),
+    ],
+)
+def test_an_id_that_is_made_up_comes_first(target: bytes, asked: bytes) -> None:
+    wanted = Wanted.from_head(RequestHead(method=b"GET", target=target, headers=ASK), "new")
+    assert wanted.request("127.0.0.1", 1).startswith(b"GET " + asked + b" HTTP/1.1\r\nHost: 127.0.0.1:1\r\n")
+    assert client_id_of(asked) == "new"
 
 
 def test_what_autobahn_is_shown() -> None:
@@ -318,109 +102,17 @@ def test_endings() -> None:
     assert len(Ending(1000, "x" * 200).payload[1] or b"") == 123
 
 
-# Sessions
-
-
-class FakeLink:
-    def __init__(self, owner: "FakeMember", gone: Callable[[Link, Ending], None]) -> None:
-        self.owner = owner
-        self.dismissed = False
-        self.gone = gone
-
-    def connect(self) -> None:
-        self.owner.events.append(f"{self.owner.name} connects")
-
-    def end(self, ending: Ending) -> None:
-        self.dismissed = True
-        self.owner.events.append(f"{self.owner.name} ends {ending.code}")
-
-    def is_gone(self, code: int = 1006) -> None:
-        self.gone(self, Ending(code))
-
-
-class FakeMember:
-    def __init__(self, name: str, events: list[str]) -> None:
-        self.name = name
-        self.events = events
-        self.links: list[FakeLink] = []
-
-    def make_link(self, gone: Callable[[Link, Ending], None]) -> FakeLink:
-        self.links.append(FakeLink(self, gone))
-        return self.links[-1]
-
-    def silence(self) -> None:
-        self.events.append(f"{self.name} silent")
-
-    def lost_link(self, ending: Ending) -> None:
-        self.events.append(f"{self.name} lost {ending.code}")
-
-
-def session() -> tuple[Session, FakeMember, FakeMember, FakeMember, list[str]]:
-    events: list[str] = []
-    a, b, c = (FakeMember(name, events) for name in "abc")
-    return Session(lambda: events.append("forgotten")), a, b, c, events
-
-
-def test_the_old_link_is_gone_before_the_new_one_is_made() -> None:
-    served, a, b, c, events = session()
-    served.join(a)
-    served.join(b)
-    served.join(c)
-    # b will not be served while there is c, and must not wait for it.
-    assert events == ["a connects", "a silent", "a ends 1000", "b silent"]
-    a.links[0].is_gone()
-    assert events[4:] == ["c connects"]
-    served.leave(c, Ending(1001))
-    served.leave(b, Ending(1001))
-    c.links[0].is_gone()
-    assert events[5:] == ["c ends 1001", "a connects"]
-    served.leave(a, Ending(4000))
-    served.leave(a, Ending(4000))
-    a.links[1].is_gone()
-    assert events[7:] == ["a ends 4000", "forgotten"]
-
-
-def test_a_link_that_is_lost_costs_its_owner_only() -> None:
-    served, a, b, _, events = session()
-    served.join(a)
-    a.links[0].is_gone(1011)
-    assert events == ["a connects", "a lost 1011", "forgotten"]
-    served.join(a)
-    served.join(b)
-    a.links[1].is_gone()
-    b.links[0].is_gone(4000)
-    assert events[3:] == ["a connects", "a silent", "a ends 1000", "b connects", "b lost 4000", "a connects"]
-
-
-def test_a_member_that_comes_back_while_its_link_closes() -> None:
-    served, a, b, _, events = session()
-    served.join(a)
-    served.join(b)
-    served.leave(b, Ending())
-    assert events == ["a connects", "a silent", "a ends 1000"]
-    a.links[0].is_gone()
-    assert events[3:] == ["a connects"]
-
-
-def test_sessions_are_by_backend_and_client_id() -> None:
-    sessions = Sessions()
-    assert sessions.get(0, "a") is sessions.get(0, "a")
-    assert len({id(s) for s in [sessions.get(0, "a"), sessions.get(1, "a"), sessions.get(0, "b")]}) == 3
-    assert sessions.get(0, None) is not sessions.get(0, None)
-    assert sessions.get(0, "") is not sessions.get(0, "")
-
-
 # Bridges
 
 
-def test_the_client_is_answered_when_the_backend_has_accepted(gate: Gate) -> None:
+def test_the_client_is_answered_when_the_backend_hasaccepted(gate: Gate) -> None:
     client = gate.client(rest=text("first", True))
     backend = gate.backend.take()
     assert client.written == b""
     request = backend.take()
     assert request.startswith(b"GET /ws?clientId=a HTTP/1.1\r\nHost: 127.0.0.1:8188\r\n")
     key = request.partition(b"Sec-WebSocket-Key: ")[2].strip()
-    backend.protocol.dataReceived(_accepted(key) + text("status at once"))
+    backend.protocol.dataReceived(accepted(key) + text("status at once"))
     head, _, rest = client.take().partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
     assert b"Extensions" not in head
@@ -467,8 +159,8 @@ def test_a_backend_that_refuses(gate: Gate, answer: bytes, status: int, kind: st
     assert not gate.clock.getDelayedCalls()
 
 
-def test_a_backend_that_cannot_be_reached(gate: Gate) -> None:
-    client = gate.client()
+def test_a_custom_nodes_backend_that_cannot_be_reached(gate: Gate) -> None:
+    client = gate.client(b"/terminal")
     gate.backend.refuse()
     assert client.take().startswith(b"HTTP/1.1 503 ")
     gate.clock.advance(5)  # it doesn't read the answer
@@ -519,7 +211,7 @@ def test_a_leg_nobody_wants_is_closed_properly_once_it_is_open(gate: Gate) -> No
     second = gate.client()
     assert not gate.backend.dials
     key = backend.take().partition(b"Sec-WebSocket-Key: ")[2].strip()
-    backend.protocol.dataReceived(_accepted(key) + text("not for the second"))
+    backend.protocol.dataReceived(accepted(key) + text("not for the second"))
     assert frames(backend.take()) == [(8, b"\x03\xe9")]
     backend.protocol.dataReceived(frame(8, b"\x03\xe9"))
     assert not gate.backend.dials
@@ -547,8 +239,9 @@ def test_a_backend_that_closes_but_does_not_hang_up_is_aborted(gate: Gate) -> No
 
 def test_a_client_that_does_not_close_is_aborted(gate: Gate) -> None:
     client, backend = gate.open()
+    backend.protocol.dataReceived(frame(8, b"\x03\xe8"))
     backend.lost()
-    assert frames(client.take()) == [(8, b"\x03\xf4backend restarting")]
+    assert frames(client.take()) == [(8, b"\x03\xe8")]
     gate.clock.advance(5.1)
     assert client.closed == "gone"
     assert gate.nothing_left()
@@ -656,10 +349,6 @@ def test_all_that_are_overtaken_are_answered_at_once(gate: Gate) -> None:
     assert others[-1].take().startswith(b"HTTP/1.1 101 ")
     assert not gate.backend.dials
     assert first.closed is None
-
-
-def status(remaining: int) -> dict[str, Any]:
-    return {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": remaining}}}}
 
 
 def test_status_is_told_once_a_turn_and_only_if_it_is_new(gate: Gate) -> None:
@@ -784,15 +473,6 @@ def test_close(gate: Gate) -> None:
     assert gate.bridges.close().called
 
 
-def test_a_lost_backend(gate: Gate) -> None:
-    client, backend = gate.open()
-    gate.bridges.backend_lost(1)
-    assert client.take() == b""
-    gate.bridges.backend_lost(0)
-    assert frames(client.take()) == [(8, b"\x03\xf4backend restarting")]
-    assert frames(backend.take()) == [(8, b"\x03\xe9")]
-
-
 def test_too_many_clients(clock: Clock) -> None:
     gate = Gate(clock, clients=1)
     gate.open()
@@ -813,7 +493,7 @@ def test_no_extension_and_no_delay(gate: Gate) -> None:
     assert backend.no_delay
     # One that was not asked for ends the leg.
     backend.protocol.dataReceived(
-        _accepted(backend.protocol.websocket_key)[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+        accepted(backend.protocol.websocket_key)[:-2] + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
     )
     assert backend.closed == "gone"
     assert client.take().startswith(b"HTTP/1.1 502 ")

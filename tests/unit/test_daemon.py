@@ -23,7 +23,7 @@ READY, STARTING, DOWN, FAILED, STOPPING = (
 
 
 def plan(tmp_path: Path, text: str = "") -> Plan:
-    text = f"[comfygate]\ncomfyui = simulator\ndevices = cpu*3\n{text}"
+    text = f"[comfygate]\ncomfyui = simulator\ndevices = cpu*3\nstate_dir = {tmp_path}/my state\n{text}"
     return make_plan(parse(text, filename="gpus.ini", environ={"HOME": str(tmp_path)}, here="/"))
 
 
@@ -49,7 +49,8 @@ def test_the_addresses_are_said_once_when_all_answer(tmp_path: Path) -> None:
         "    http://127.0.0.1:8182/  GPU 1\n"
         "    http://127.0.0.1:8183/  GPU 2\n"
         "    http://127.0.0.1:8188/  hub: GPUs 0, 1, 2\n"
-        "    http://127.0.0.1:8190/  fast: GPU 1"
+        "    http://127.0.0.1:8190/  fast: GPU 1\n"
+        f"    comfygatectl --state-dir '{tmp_path}/my state'  looks after it"
     ]
 
 

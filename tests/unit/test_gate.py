@@ -48,10 +48,10 @@ class FakePool:
 
 
 class FakeBridges:
-    """Notes which backend a WebSocket was for."""
+    """Notes what a WebSocket asked for."""
 
-    def accept(self, head: RequestHead, gpu_id: int, address: tuple[str, int]) -> Any:
-        return (gpu_id, address)
+    def accept(self, head: RequestHead) -> Any:
+        return head.target
 
 
 class Port:
@@ -148,7 +148,7 @@ def test_a_websocket_is_bridged_wherever_it_asks_to_go() -> None:
     for path in ("/ws?clientId=x", "/api/ws", "/a-custom-node"):
         decision = port.ask(f"GET {path}", **upgrade)
         assert isinstance(decision, Upgrade)
-        assert decision.accept == (1, ("127.0.0.1", 9001))  # type: ignore[comparison-overlap]
+        assert decision.accept == path.encode()  # type: ignore[comparison-overlap]
 
 
 def test_a_pool_ends_with_its_backend_and_another_begins_with_the_next() -> None:

@@ -20,6 +20,39 @@ def sizes(path: Path) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in path.parent.iterdir()}
 
 
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"Exception in thread Thread-9 (prompt_worker):\nTraceback ..."],
+        [b" 50%|####    | 5/10\rException in thr", b"ead Thread-9 (prompt_w", b"orker):\n"],
+        [b"x" * 300_000, b"Exception in thread Thread-9 (prompt_worker)" + b"y" * 300_000, b"z"],
+    ],
+)
+def test_a_lost_worker_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
+    reports: list[str] = []
+    monkeypatch.setattr(guard, "report", reports.append)
+    made = guard.Guard(Log(str(tmp_path / "log"), 4096, 1))
+    for piece in pieces:
+        made._listen(piece)
+    assert reports == ["lost Exception in thread Thread-9 (prompt_worker)"]
+    assert len(made._heard) <= guard.LOST_LONGEST
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Exception in thread Thread-9 (asyncio)\n",
+        b"Exception in thread Thread-9\n (prompt_worker)",
+        b'File "main.py", line 226, in prompt_worker\n',
+    ],
+)
+def test_other_exceptions_are_not_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    reports: list[str] = []
+    monkeypatch.setattr(guard, "report", reports.append)
+    guard.Guard(Log(str(tmp_path / "log"), 4096, 1))._listen(text)
+    assert reports == []
+
+
 def test_rotation(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = Log(str(path), 4096, 3)

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 
 from comfygate.backend import picture
 from comfygate.backend.lifecycle import Lifecycle
-from comfygate.backend.record import CHANCE, DEATHS, STABLE, Attempt, Events, Record, delays
+from comfygate.backend.record import DEATHS, STABLE, Attempt, Events, Record
 from comfygate.model import BackendState, RestartCause
 
 STOPPED, STARTING, READY, DOWN, FAILED, STOPPING = (
@@ -452,14 +452,6 @@ def test_the_cause_of_each_way_down(world: World) -> None:
         RestartCause.START_TIMEOUT: 1,
         RestartCause.EXITED: 1,
     }
-
-
-def test_delays() -> None:
-    assert [delays(0.0, 60.0)(n) for n in range(3)] == [0, 0, 0]
-    for n, least in enumerate((8, 16, 20, 20)):
-        assert least <= delays(8.0, 20.0)(n) <= least + CHANCE
-    assert 0.1 <= delays(0.1, 0.1)(50) <= 0.2
-    assert 100 <= delays(100.0, 60.0)(0) <= 101  # the first is what was asked for
 
 
 def test_the_picture_is_that_of_the_machine() -> None:

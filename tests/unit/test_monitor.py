@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comfygate.backend.monitor import queue_remaining
+from comfygate.backend.monitor import WORKS, queue_remaining
 
 
 def test_status() -> None:
@@ -27,3 +27,18 @@ def test_status() -> None:
 )
 def test_anything_else(message: bytes) -> None:
     assert queue_remaining(message) is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["execution_start", "execution_error", "executing", "executed", "progress", "progress_state", "comfygate.progress"],
+)
+def test_signs_that_prompts_are_run(name: str) -> None:
+    assert WORKS.match(f'{{"type": "{name}", "data": {{}}}}'.encode())
+    assert WORKS.match(f'{{"type":"{name}","data":{{}}}}'.encode())
+
+
+@pytest.mark.parametrize("name", ["status", "crystools.monitor", "logs", "progress_bar", "feature_flags"])
+def test_no_signs_that_prompts_are_run(name: str) -> None:
+    """Which others send too, also while the worker is lost."""
+    assert not WORKS.match(f'{{"type": "{name}", "data": {{"type": "executing"}}}}'.encode())

@@ -63,6 +63,13 @@ def test_a_life(launched: Launched) -> None:
     assert result(launched) == "exit status 7"
 
 
+def test_a_lost_worker_is_told_once(launched: Launched) -> None:
+    told: list[str] = []
+    launched.worker_lost.addCallback(told.append)
+    launched.childDataReceived(1, b"started 123\nlost Exception in thread Thread-1 (prompt_worker)\nlost again\n")
+    assert told == ["Exception in thread Thread-1 (prompt_worker)"]
+
+
 def test_a_program_that_cannot_be_started(launched: Launched) -> None:
     launched.childDataReceived(1, b"failed cannot start x: No such file or directory\n")
     end(launched)

@@ -41,7 +41,7 @@ def test_what_waits_comes_back_in_its_order_and_what_runs_stays() -> None:
     assert [item[1] for item in house.backends[0].client.items] == ids[:1]
     assert [job.prompt_id for job in house.ledger.waiting.of_gate("gpu-0")] == ids[1:]
     assert {(job.attempts, job.deaths) for job in house.ledger.waiting} == {(0, 0)}
-    assert house.books.recalling == set()
+    assert not house.books.recalling | house.books.recalled
     assert finish_all(house) == ids
 
 
@@ -54,7 +54,7 @@ def test_one_that_starts_in_the_same_moment_is_left_to_run() -> None:
     held = house.ledger.held(ids[1])
     assert held is not None
     assert held.state is JobState.RUNNING
-    assert house.books.recalling == set()
+    assert not house.books.recalling | house.books.recalled
     assert finish_all(house) == ids[1:]
 
 
@@ -97,7 +97,7 @@ def test_a_removal_that_was_not_acknowledged_loses_nothing(carried_out: bool) ->
     house.turn()
     assert house.ledger.remaining(0) == 4
     assert finish_all(house) == ids
-    assert house.books.recalling == set()
+    assert not house.books.recalling | house.books.recalled
 
 
 def test_what_was_not_sent_changes_nothing() -> None:
@@ -105,8 +105,8 @@ def test_what_was_not_sent_changes_nothing() -> None:
     house.backends[0].client.before["delete"] = raising(BackendUnreachable("refused"))
     with pytest.raises(GateError):
         now(house.operations.recall(0))
-    assert house.books.recalling == set()
     assert finish_all(house) == ids
+    assert not house.books.recalling | house.books.recalled
 
 
 def on_its_way() -> tuple[House, list[str], Deferred[None]]:
@@ -179,6 +179,22 @@ def test_a_prompt_that_is_cancelled_meanwhile_is_cancelled() -> None:
     ended = house.ledger.ended(ids[1])
     assert ended is not None
     assert ended.state is JobState.CANCELLED
+
+
+def test_whoever_looks_at_the_queue_meanwhile_leaves_it_to_the_recall() -> None:
+    house, ids = loaded(jobs=2, prefetch=2)
+    house.books.draining.clear()
+    client = house.backends[0].client
+
+    def look() -> None:
+        del client.before["history"]
+        house.backends[0].tell()
+        house.turn()
+
+    client.before["history"] = look
+    assert now(house.operations.recall(0)) == ids[1:]
+    assert client.submitted == ids  # nobody has handed it over again yet
+    assert ids[1] in house.ledger.waiting
 
 
 def test_two_recalls_at_once_take_turns() -> None:

@@ -24,7 +24,7 @@ class End:
 
     def __init__(self, house: House, grace: float = 10.0) -> None:
         self.house = house
-        self.shutdown = Shutdown(house.books, house.operations.recall, grace)
+        self.shutdown = Shutdown(house.books, house.reconciler, house.operations.recall, grace)
         self.over = False
         Deferred.fromCoroutine(self.shutdown.wind_down()).addCallback(self._over)
         house.turn()
@@ -121,7 +121,7 @@ def test_told_once_more_it_ends_at_once() -> None:
 
 def test_told_once_more_before_anyone_waits_it_ends_at_once_too() -> None:
     house, _ = loaded()
-    shutdown = Shutdown(house.books, house.operations.recall, 10.0)
+    shutdown = Shutdown(house.books, house.reconciler, house.operations.recall, 10.0)
     shutdown.hurry()
     assert Deferred.fromCoroutine(shutdown.wind_down()).called
 

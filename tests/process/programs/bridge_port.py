@@ -1,6 +1,7 @@
 """Two ports that bridge every WebSocket to one backend, and nothing else.
 
-Arguments: the backend's port, and limits in JSON.  Prints its two ports, and
+Arguments: the backend's port, and limits in JSON.  The backend is ready, until
+it is said to be lost.  Prints its two ports, and
 answers each line of commands from its standard input with one of JSON.
 """
 
@@ -15,13 +16,15 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python import log
 from zope.interface import implementer
 
+from comfygate.backend.fleet import Fleet
+from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.server import GateFactory
-from comfygate.gate.sessions import Sessions
 from comfygate.gate.site import IGateSite, Upgrade
 from comfygate.gate.websocket_leg import Limits
 from comfygate.http1 import Headers, RequestHead
 from comfygate.interfaces import IStatusSource
+from comfygate.model import BackendState
 
 reactor.seconds = time.monotonic
 
@@ -30,15 +33,26 @@ reactor.seconds = time.monotonic
 class Site:
     """Bridges everything."""
 
-    def __init__(self, bridges: Bridges, address: tuple[str, int]) -> None:
+    def __init__(self, bridges: Bridges) -> None:
         self.bridges = bridges
-        self.address = address
 
     def admit(self, head: RequestHead, peer: str) -> Upgrade:
-        return Upgrade(self.bridges.accept(head, 0, self.address))
+        return Upgrade(self.bridges.accept(head))
 
     def error_headers(self, head: RequestHead) -> Headers:
         return ()
+
+
+class Place:
+    """Where the backend is, and whether."""
+
+    gpu_id = 0
+    retry_after = 1.0
+    last_error = None
+
+    def __init__(self, port: int) -> None:
+        self.address: tuple[str, int] | None = ("127.0.0.1", port)
+        self.state = BackendState.READY
 
 
 @implementer(IStatusSource)
@@ -55,8 +69,9 @@ class Status:
 class Commands(LineReceiver):
     delimiter = b"\n"
 
-    def __init__(self, ports: list[Site], status: Status, sessions: Sessions) -> None:
+    def __init__(self, ports: list[Site], place: Any, status: Status, sessions: Sessions) -> None:
         self.ports = ports
+        self.place = place
         self.status = status
         self.sessions = sessions
 
@@ -79,9 +94,12 @@ class Commands(LineReceiver):
             port.bridges.status_changed()
         return {}
 
-    def backend_lost(self) -> dict[str, Any]:
-        for port in self.ports:
-            port.bridges.backend_lost(0)
+    def become(self, state: str, port: int = 0) -> dict[str, Any]:
+        self.place.state = BackendState(state)
+        self.place.address = ("127.0.0.1", port) if port else None
+        for one in self.ports:
+            one.bridges.backend_changed(self.place)
+        self.sessions.backend_changed(self.place)
         return {}
 
     def close(self) -> None:
@@ -104,12 +122,14 @@ class Commands(LineReceiver):
 def main() -> None:
     log.startLogging(sys.stderr, setStdout=False)
     limits = evolve(Limits(), **json.loads(sys.argv[2])) if len(sys.argv) > 2 else Limits()
-    address = ("127.0.0.1", int(sys.argv[1]))
-    status, sessions = Status(), Sessions()
-    ports = [Site(Bridges(reactor, status, sessions=sessions, limits=limits), address) for _ in range(2)]
+    place: Any = Place(int(sys.argv[1]))
+    status, sessions = Status(), Sessions(reactor)
+    sessions.backend_changed(place)
+    parts: Any = {"fleet": Fleet([place]), "gpu_ids": (0,), "sessions": sessions, "limits": limits}
+    ports = [Site(Bridges(reactor, status, **parts)) for _ in range(2)]
     factories = [GateFactory(port, reactor) for port in ports]
     numbers = [reactor.listenTCP(0, port, backlog=1024, interface="127.0.0.1").getHost().port for port in factories]
-    stdio.StandardIO(Commands(ports, status, sessions))
+    stdio.StandardIO(Commands(ports, place, status, sessions))
     print(json.dumps(numbers), flush=True)
     reactor.run()
 

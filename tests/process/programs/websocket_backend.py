@@ -96,6 +96,11 @@ class Backend:
     async def do_close(self, socket: web.WebSocketResponse, code: int, reason: str) -> None:
         await socket.close(code=code, message=reason.encode())
 
+    async def do_abort(self, socket: web.WebSocketResponse) -> None:
+        assert socket._req is not None and socket._req.transport is not None
+        await asyncio.sleep(0)
+        socket._req.transport.abort()
+
     async def do_remaining(self, socket: web.WebSocketResponse, remaining: int) -> None:
         self.remaining = remaining
 
