@@ -17,7 +17,6 @@ from comfygate.backend.devices import nvml_uuids
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.options import Options
 from comfygate.backend.readings import Devices, Readings, call_in_thread
-from comfygate.backends import make_backends
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, RemainingWork
@@ -48,6 +47,7 @@ from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
 from comfygate.reload import Reload
+from comfygate.setups import make_backends
 from comfygate.shutdown import Shutdown, hearing_signals
 
 

@@ -14,12 +14,12 @@ from zope.interface import implementer
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.managed import ManagedBackend
 from comfygate.backend.options import Options
-from comfygate.backends import make_backend, make_setup
 from comfygate.changes import Changes, Run, run_of
 from comfygate.errors import GateError
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.model import BackendState
 from comfygate.plan import Plan
+from comfygate.setups import make_backend, make_setup
 
 _BUSY = "restart_under_way"
 

@@ -41,7 +41,6 @@ TIERS = {
     "edge": ["comfygate.control*"],
     "assembly": [
         "comfygate.adoption",
-        "comfygate.backends",
         "comfygate.claims",
         "comfygate.daemon",
         "comfygate.gpus",
@@ -51,6 +50,7 @@ TIERS = {
         "comfygate.port",
         "comfygate.ports",
         "comfygate.reload",
+        "comfygate.setups",
         "comfygate.shutdown",
         "comfygate.tap",
         "comfygate.testing",

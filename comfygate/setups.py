@@ -1,4 +1,4 @@
-"""The backends that a configuration wants: made of it, and kept as it wants them."""
+"""The backends that a configuration wants, and how it wants them to run."""
 
 from __future__ import annotations
 
