@@ -181,7 +181,7 @@ def _of_gpus(old: Planned, new: Planned, different: Mapping[int, Sequence[str]])
     for gpu_id in new.gpu_ids:
         if gpu_id not in old.gpu_ids:
             yield f"GPU {gpu_id} ({name_of(new, gpu_id)}) is added"
-        elif name_of(old, gpu_id) != name_of(new, gpu_id):
+        elif "url" not in different[gpu_id] and name_of(old, gpu_id) != name_of(new, gpu_id):
             yield f"GPU {gpu_id} is called {name_of(new, gpu_id)}"
     reasons: dict[str, list[int]] = {}
     for gpu_id, found in different.items():

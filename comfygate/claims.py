@@ -127,7 +127,7 @@ def _listen(config: Config, gate: GateConfig, beside: Sequence[socket.socket]) -
 
 @contextlib.contextmanager
 def _sharing(sockets: Sequence[socket.socket]) -> Iterator[None]:
-    """Let these listen on one port, on overlapping addresses; nobody else may (socket(7), SO_REUSEPORT)."""
+    """Let these listen on one port, on overlapping addresses (socket(7), SO_REUSEPORT)."""
     for one in sockets:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:

@@ -24,6 +24,10 @@ class Hangups:
         """Keep the signal from ending us."""
         signal.signal(signal.SIGHUP, self._hear)
 
+    def ignore(self) -> None:
+        """Act on none any more; Python itself would give the signal its default action back as it ends."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
     def connect(self, reactor: Any, reload: Callable[[], Deferred[Sequence[str]]]) -> None:
         """Call `reload` for each signal, in the reactor's thread and once it runs.
 

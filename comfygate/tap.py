@@ -98,6 +98,7 @@ def makeService(options: Options) -> IService:
         _refuse(str(error))
     daemon = Daemon(reactor, plan, folder, sockets, options.read)
     options.hangups.connect(reactor, daemon.reload)
+    reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
     return daemon
 
 
