@@ -19,6 +19,7 @@ from comfygate.control.outcomes import Outcomes
 from comfygate.control.resettle import Resettlement
 from comfygate.gpus import Gpus
 from comfygate.herald import Herald
+from comfygate.persistence import Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.shutdown import Shutdown
@@ -41,6 +42,7 @@ class Adoption:
     interrupts: Interrupts
     operations: Operations
     shutdown: Shutdown
+    persistence: Persistence
     devices: Devices
     herald: Herald
     gpu_ports: dict[int, int] = field(factory=dict)
@@ -85,6 +87,7 @@ class Adoption:
         self.interrupts.policy = plan.interrupt_policy
         self.operations.start_timeout = config.start_timeout
         self.shutdown.grace = config.shutdown_grace
+        self.persistence.follow(config)
         self.devices.uuids = dict(nvml_uuids(plan.devices))
         self.herald.plan = plan
 

@@ -26,6 +26,7 @@ from comfygate.control.events import Events
 from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
+from comfygate.control.journal_facts import JournalFacts
 from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
@@ -37,12 +38,13 @@ from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.resettle import Resettlement
 from comfygate.control.site import Control, make_site
-from comfygate.control.status import Status, Telemetry
+from comfygate.control.status import Status, Telemetry, journal_state
 from comfygate.gpus import Gpus
 from comfygate.herald import Herald
-from comfygate.interfaces import IJournal
-from comfygate.journal.none import NullJournal
+from comfygate.journal.journal import Journal
+from comfygate.journal.store import Store
 from comfygate.ledger import Ledger
+from comfygate.persistence import Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
@@ -57,6 +59,7 @@ class Daemon(Service):
     :param reactor: the daemon's reactor.
     :param folder: state_dir, locked; released in the end.
     :param sockets: listening sockets by gate name; closed in the end.
+    :param store: the journal's file, open; closed in the end.
     :param read: reads the configuration again, and raises ConfigError; called
         in a thread.
     """
@@ -69,6 +72,7 @@ class Daemon(Service):
         plan: Plan,
         folder: StateFolder,
         sockets: Mapping[str, socket.socket],
+        store: Store | None,
         read: Callable[[], Plan],
     ) -> None:
         self._reactor = reactor
@@ -81,7 +85,8 @@ class Daemon(Service):
         self._fleet = Fleet(make_backends(reactor, plan, options))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
-        self._journal: IJournal = NullJournal()
+        self._persistence = Persistence(store, reactor, config, self._outlives_us)
+        self._journal = self._persistence.journal
         self._books = Books(
             self._fleet,
             ledger,
@@ -97,9 +102,15 @@ class Daemon(Service):
         )
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
+        self._acceptance = Acceptance(self._books, self._reconciler, self._journal)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
-            self._books, self._reconciler, self._interrupts, start_timeout=config.start_timeout
+            self._books,
+            self._reconciler,
+            self._interrupts,
+            start_timeout=config.start_timeout,
+            remember=self._persistence.remember_drained,
+            drained=self._persistence.drained(),
         )
         self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
@@ -126,6 +137,7 @@ class Daemon(Service):
         """Open the ports, then start the backends behind them."""
         super().startService()  # type: ignore[no-untyped-call]
         globalLogPublisher.addObserver(self._book)
+        self._persistence.restore(self._books, self._acceptance)
         site = make_site(self._control())
         self._control_port = self._reactor.listenUNIX(
             self._plan.config.control_socket, site, backlog=BACKLOG, mode=0o600
@@ -164,6 +176,8 @@ class Daemon(Service):
         with self._log.failuresHandled("ending the backends"):
             await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
         globalLogPublisher.removeObserver(self._book)
+        with self._log.failuresHandled("closing the journal"):
+            await self._persistence.close()
         self._folder.release()
 
     def stopService(self) -> Deferred[None]:
@@ -174,6 +188,13 @@ class Daemon(Service):
     async def _stop_hearing(self) -> None:
         with hearing_signals(self._reactor, self._shutdown.hurry):
             await self._stop()
+
+    def _outlives_us(self, gpu_id: int) -> bool:
+        """Whether what a GPU holds goes on when the daemon has died."""
+        return gpu_id in self._fleet.gpu_ids and not self._fleet[gpu_id].owned
+
+    def _journal_facts(self) -> JournalFacts | None:
+        return JournalFacts(self._journal, self._books.ledger) if isinstance(self._journal, Journal) else None
 
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
@@ -193,6 +214,7 @@ class Daemon(Service):
             interrupts=self._interrupts,
             operations=self._operations,
             shutdown=self._shutdown,
+            persistence=self._persistence,
             devices=self._devices,
             herald=self._herald,
             gpu_ports=self._gpu_ports,
@@ -207,12 +229,13 @@ class Daemon(Service):
             gates=self._ports.figures,
             ports=self._gpu_ports,
             wall_clock=time.time,
+            journal=partial(journal_state, self._journal),
         )
 
     def _control(self) -> Control:
         return Control(
             books=self._books,
-            acceptance=Acceptance(self._books, self._reconciler, self._journal),
+            acceptance=self._acceptance,
             listings=Listings(self._books, self._gpu_ports),
             histories=Histories(self._books, self._journal),
             interrupts=self._interrupts,
@@ -224,7 +247,7 @@ class Daemon(Service):
                 books=self._books,
                 operations=self._operations,
                 reload=self.reload,
-                journal=None,
+                journal=self._journal_facts(),
                 logs=self._logs,
                 wall_clock=time.time,
             ),

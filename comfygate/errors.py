@@ -71,6 +71,10 @@ class JournalError(Exception):
     """The journal cannot be written or read now: what was to be accepted is not, and may be sent again later."""
 
 
+class JournalVersionError(JournalError):
+    """The journal was written by a newer ComfyGate; it was not touched.  The message names it and the remedy."""
+
+
 class BackendError(Exception):
     """A request from the gate to a ComfyUI did not get an answer."""
 

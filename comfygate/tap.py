@@ -84,6 +84,7 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     _exit_cleanly(reactor)
     from comfygate.daemon import Daemon  # noqa: PLC0415 - --check and --help need none of it
+    from comfygate.persistence import open_store  # noqa: PLC0415
 
     plan = options.plan
     raise_file_limit()
@@ -91,12 +92,13 @@ def makeService(options: Options) -> IService:
         folder = StateFolder(plan.config)
         try:
             sockets = claim_ports(plan.config, plan.gates)
+            store = open_store(plan.config)
         except ConfigError:
             folder.release()
             raise
     except ConfigError as error:
         _refuse(str(error))
-    daemon = Daemon(reactor, plan, folder, sockets, options.read)
+    daemon = Daemon(reactor, plan, folder, sockets, store, options.read)
     options.hangups.connect(reactor, daemon.reload)
     reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
     return daemon

@@ -132,6 +132,8 @@ class ManagedBackend:
             return max(1.0, self._begun_at + self._start_seconds - now)
         if self.state is BackendState.DOWN:
             return max(1.0, self._record.retry_at - now + self._start_seconds)
+        if self.state is BackendState.STOPPING and self._record.wanted:
+            return 1.0 + self._start_seconds
         return NOT_SOON
 
     def start(self) -> None:

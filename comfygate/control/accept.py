@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Sequence
 
 import orjson
@@ -55,10 +54,9 @@ class Acceptance:
         self._number = 0
         self._sequence = 0
 
-    def begin_after(self, number: float, sequence: int) -> None:
-        """Count on from what an earlier daemon gave out."""
-        self._number = max(self._number, math.floor(number) + 1)
-        self._sequence = max(self._sequence, sequence)
+    def begin_after(self, sequence: int) -> None:
+        """Count on from what an earlier daemon gave out: it had accepted so many prompts."""
+        self._number = self._sequence = sequence
 
     async def submit(self, gate: GateRouting, body: bytes, pin: str | None) -> Answer:
         """Accept a prompt.
@@ -109,7 +107,6 @@ class Acceptance:
         def written(_: None) -> None:
             self._ledger.accept(job)
             self._books.changed()
-            reach("accept.entered")
 
         def tell(result: object) -> None:
             self._entering.discard(job.prompt_id)
@@ -119,6 +116,7 @@ class Acceptance:
                 entered.errback(_not_written(result) if result.check(JournalError) else result)
             else:
                 entered.callback(None)
+                reach("accept.answered")
 
         self._journal.accept(job).addCallback(written).addBoth(tell)
         return entered

@@ -12,6 +12,7 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendError, BackendUnreachable, JournalError
+from comfygate.failpoints import reach
 from comfygate.history import refusal
 from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
@@ -80,6 +81,7 @@ class Dispatcher:
         try:
             if not await self._noted(held):
                 return
+            reach("dispatch.before_send")
             answer = await self._books.fleet.client(held.gpu_id).submit(held.job.submission)
         except BackendUnreachable as error:
             self._put_back(held, f"could not be reached: {error}")
@@ -101,6 +103,7 @@ class Dispatcher:
         return self._ledger.is_current(held)
 
     def _answered(self, held: Held, answer: BackendAnswer) -> None:
+        reach("dispatch.after_send")
         if not self._ledger.is_current(held):
             return
         if answer.status == 200:

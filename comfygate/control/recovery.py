@@ -8,6 +8,7 @@ from attrs import evolve, frozen
 from twisted.logger import Logger
 
 from comfygate.control.books import Books
+from comfygate.journal.records import Journalled
 from comfygate.ledger import Ended
 from comfygate.model import Job, JobState
 from comfygate.routing.succession import heir
@@ -15,19 +16,6 @@ from comfygate.routing.succession import heir
 _log = Logger()
 
 _HELD = frozenset({JobState.SENT, JobState.UNCLEAR, JobState.PENDING, JobState.RUNNING})
-
-
-@frozen
-class Unfinished:
-    """A job that had not ended.
-
-    :ivar state: the last that was written down.
-    :ivar gpu_id: the GPU that held it then, if one did.
-    """
-
-    job: Job
-    state: JobState
-    gpu_id: int | None
 
 
 @frozen
@@ -45,7 +33,7 @@ class Recovered:
     stranded: tuple[Job, ...]
 
 
-def recover(books: Books, unfinished: Iterable[Unfinished], ended: Iterable[tuple[str, Ended]]) -> Recovered:
+def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tuple[str, Ended]]) -> Recovered:
     """Enter everything into the ledger.
 
     A job that a backend of ours held was lost with it, since those die with
@@ -83,7 +71,7 @@ def _placed(job: Job, books: Books) -> Job | None:
     return evolve(job, targets=targets, gate=gate, expected=job.expected if job.expected in targets else min(targets))
 
 
-def _may_be_there(one: Unfinished, books: Books) -> bool:
+def _may_be_there(one: Journalled, books: Books) -> bool:
     if one.state not in _HELD or one.gpu_id not in books.fleet.gpu_ids:
         return False
     return not books.fleet[one.gpu_id].owned

@@ -15,7 +15,7 @@ from comfygate.control.books import Books
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.outcomes import OUTCOMES, Outcomes
 from comfygate.gate.tally import GateFigures
-from comfygate.interfaces import IBackend
+from comfygate.interfaces import IBackend, IJournal
 from comfygate.model import BackendState, BackendView, Progress
 
 _COUNTED = ("running", "pending")
@@ -31,6 +31,7 @@ class Telemetry:
     :ivar gates: every port as it is now.
     :ivar ports: the port that each GPU answers on.
     :ivar wall_clock: seconds since 1970.
+    :ivar journal: whether there is a journal, and how it fares: ``{"state", "error"}``.
     """
 
     books: Books
@@ -40,6 +41,7 @@ class Telemetry:
     gates: Callable[[], Sequence[GateFigures]]
     ports: Mapping[int, int]
     wall_clock: Callable[[], float]
+    journal: Callable[[], dict[str, Any]] = lambda: {"state": "off", "error": None}
 
 
 class Status:
@@ -56,6 +58,7 @@ class Status:
             "version": comfygate.__version__,
             "started": self._telemetry.chronicle.started,
             "totals": self._totals(gpus),
+            "journal": self._telemetry.journal(),
             "gates": [_gate(figures) for figures in self._telemetry.gates()],
             "gpus": gpus,
             "errors": [asdict(mishap) for mishap in self._telemetry.chronicle.mishaps],
@@ -117,6 +120,14 @@ class Status:
             "client_id": running.client_id and running.client_id[:LONGEST_ID],
             "since": self._telemetry.outcomes.running_since(running.prompt_id),
         }
+
+
+def journal_state(journal: IJournal) -> dict[str, Any]:
+    """``{"state": "on" | "failing" | "off", "error": why nothing can be written now, in one line, or None}``."""
+    if not journal.lasting:
+        return {"state": "off", "error": None}
+    error = getattr(journal, "trouble", None)
+    return {"state": "failing" if error else "on", "error": error}
 
 
 def load(view: BackendView) -> str | None:

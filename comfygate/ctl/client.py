@@ -116,6 +116,8 @@ def _whole(answer: http.client.HTTPResponse) -> bytes:
     body = answer.read(MAX_BODY + 1)
     if len(body) > MAX_BODY:
         raise RefusedError("the answer is larger than anybody can use")
+    if answer.length:  # http.client tells only where it was asked for all
+        raise http.client.IncompleteRead(body, answer.length)
     return body
 
 

@@ -25,7 +25,7 @@ _FULL_IDS = 116
 Job = dict[str, Any]
 
 
-def resolve(text: str, prompt_ids: Iterable[str], where: str = "that runs or waits") -> str:
+def resolve(text: str, prompt_ids: Iterable[str], where: str = "in the queue") -> str:
     """The prompt that is meant by the beginning of its id.
 
     :param where: what the others are, for messages.

@@ -1,1 +1,1 @@
-"""Accepted jobs on disk."""
+"""The journal: accepted prompts in a file that outlives the daemon and the machine's power."""

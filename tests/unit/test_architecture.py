@@ -29,6 +29,13 @@ TIERS = {
         "comfygate.history",
         "comfygate.http1",
         "comfygate.http1_*",
+        "comfygate.journal.batch",
+        "comfygate.journal.keep",
+        "comfygate.journal.loss",
+        "comfygate.journal.pages",
+        "comfygate.journal.records",
+        "comfygate.journal.salvage",
+        "comfygate.journal.wal",
         "comfygate.ledger",
         "comfygate.origin",
         "comfygate.outbox",
@@ -46,6 +53,7 @@ TIERS = {
         "comfygate.gpus",
         "comfygate.hangups",
         "comfygate.herald",
+        "comfygate.persistence",
         "comfygate.plan",
         "comfygate.port",
         "comfygate.ports",
@@ -62,6 +70,8 @@ NAMES = list(TIERS)
 APART = {
     # Package: what of ComfyGate it may import besides itself.
     "comfygate.companion": set[str](),  # runs inside ComfyUI
+    # Looks from outside; where a daemon's folder is, the configuration says.
+    "comfygate.ctl": {"comfygate", "comfygate.config.paths", "comfygate.config.text", "comfygate.config.values"},
     "comfygate.simulator": {"comfygate"},  # a program of its own; the version is all it shares
     "comfygate.smoke": {"comfygate"},  # judges from outside: nothing of ours may judge itself
 }

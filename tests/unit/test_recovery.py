@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from comfygate.control.recovery import Unfinished, recover
+from comfygate.control.recovery import recover
+from comfygate.journal.records import Journalled
 from comfygate.ledger import Ended
 from comfygate.model import BackendState, Job, JobState
 from comfygate.testing import job
@@ -18,8 +19,8 @@ def made(**facts: object) -> Job:
     return evolve(one, **{"targets": frozenset({0, 1}), "expected": 0, "submission": submission, **facts})
 
 
-def left(one: Job, state: JobState = JobState.WAITING, gpu_id: int | None = None) -> Unfinished:
-    return Unfinished(one, state, gpu_id)
+def left(one: Job, state: JobState = JobState.WAITING, gpu_id: int | None = None) -> Journalled:
+    return Journalled(one, state, gpu_id)
 
 
 def test_jobs_wait_in_their_old_order_and_what_ran_is_tried_again() -> None:

@@ -1,0 +1,150 @@
+"""What the journal costs those who send prompts.
+
+Prints first what the disk and the journal can do by themselves: flushes a
+second, and prompts accepted a second with 16 on the way.  Then, in each round,
+a whole daemon with simulated GPUs is started with the journal and without it,
+in turns, and 16 clients send small prompts to its hub.
+
+    python -m benchmarks.journal --rounds 5 --requests 2000
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from attrs import frozen
+from twisted.internet import reactor as _reactor  # noqa: TID251
+from twisted.internet.defer import Deferred, gatherResults
+
+from comfygate.journal.journal import Journal
+from comfygate.journal.keep import Keep
+from comfygate.journal.store import Store
+from comfygate.journal.thread import OneThread
+from tests.gateway import Gateway, running, workflow
+from tests.journals import make_job
+
+CLIENTS = 16
+reactor: Any = _reactor
+
+
+@frozen
+class Figures:
+    """Prompts a second, and milliseconds that they took."""
+
+    rate: float
+    p50: float
+    p99: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=1000, help="prompts sent to one daemon at most")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long they are sent at most")
+    parser.add_argument("--gpus", type=int, default=2)
+    parser.add_argument("--folder", help="where the journal is written; by default where temporary files are")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        flushes(Path(folder))
+        alone(Path(folder))
+        compare(Path(folder), options)
+
+
+def flushes(folder: Path) -> None:
+    """Time how long the disk takes to keep 20 kB."""
+    file = os.open(folder / "flushes", os.O_WRONLY | os.O_CREAT)
+    took = []
+    for _ in range(300):
+        began = time.perf_counter()
+        os.write(file, b"x" * 20_000)
+        os.fdatasync(file)
+        took.append(time.perf_counter() - began)
+    os.close(file)
+    print(f"disk: {1 / statistics.mean(took):.0f} flushes a second, median {1000 * statistics.median(took):.2f} ms")
+
+
+def alone(folder: Path, count: int = 5000) -> None:
+    """Time the journal by itself."""
+    store = Store.open(str(folder / "alone.sqlite"))
+    thread = OneThread(reactor.callFromThread)
+    journal = Journal(store, thread, reactor, time.time, keep=Keep(), outliving=lambda _: False)
+    journal.start(store.load())
+    jobs = iter([make_job(number, size=500) for number in range(1, count + 1)])
+
+    async def client() -> None:
+        for job in jobs:
+            await journal.accept(job)
+
+    async def run() -> None:
+        began, worked = time.perf_counter(), time.process_time()
+        await gatherResults([Deferred.fromCoroutine(client()) for _ in range(CLIENTS)])
+        took, worked = time.perf_counter() - began, time.process_time() - worked
+        print(f"journal: {count / took:.0f} prompts a second, {1e6 * worked / count:.0f} µs of a processor each")
+        await journal.close()
+        thread.end()
+
+    reactor.callWhenRunning(lambda: Deferred.fromCoroutine(run()).addBoth(lambda _: reactor.stop()))
+    reactor.run()
+
+
+def compare(folder: Path, options: argparse.Namespace) -> None:
+    ratios = []
+    for number in range(options.rounds):
+        found = {}
+        # Whatever gets slower or faster meanwhile is spread over both.
+        for journal in ("on", "off") if number % 2 else ("off", "on"):
+            found[journal] = measure(folder / f"{number}-{journal}", journal, options)
+        ratios.append(found["on"].rate / found["off"].rate)
+        print(f"round {number + 1}: {told('off', found['off'])}; {told('on', found['on'])}; ratio {ratios[-1]:.2f}")
+    print(f"ratio: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}, most {max(ratios):.2f}")
+
+
+def told(journal: str, figures: Figures) -> str:
+    return f"{journal} {figures.rate:.0f}/s, p50 {figures.p50:.1f} ms, p99 {figures.p99:.1f} ms"
+
+
+def measure(folder: Path, journal: str, options: argparse.Namespace) -> Figures:
+    folder.mkdir()
+    config = f"rate = 0\njournal = {journal}\n"
+    with running(folder, config, gpus=options.gpus) as gateway:
+        bodies = iter([orjson.dumps({"prompt": workflow()}) for _ in range(options.requests)])
+        took: list[float] = []
+        began = time.perf_counter()
+        clients = [
+            threading.Thread(target=send, args=(gateway, bodies, began + options.seconds, took)) for _ in range(CLIENTS)
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+        seconds = time.perf_counter() - began
+    took.sort()
+    return Figures(len(took) / seconds, 1000 * statistics.median(took), 1000 * took[int(len(took) * 0.99)])
+
+
+def send(gateway: Gateway, bodies: Iterator[bytes], end: float, took: list[float]) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.hub, timeout=60)
+    for body in bodies:
+        began = time.perf_counter()
+        connection.request("POST", "/prompt", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+        assert answer.status == 200, text
+        took.append(time.perf_counter() - began)
+        if time.perf_counter() > end:
+            break
+    connection.close()
+
+
+if __name__ == "__main__":
+    main()
