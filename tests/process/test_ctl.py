@@ -352,6 +352,26 @@ def test_without_a_journal_it_says_so_and_logs_end_with_the_daemon(tmp_path: Pat
             assert process.wait(30) == 0
 
 
+# -- the configuration
+
+
+def test_reload(tmp_path: Path) -> None:
+    with running(tmp_path, "rate = 0\n", gpus=1) as gateway:
+        operator = Operator(gateway)
+        nothing = operator.json("reload")["changes"]
+        text = gateway.config.read_text()
+        gateway.config.write_text(text.replace("rate = 0", "rate = 5"))
+        found = operator.json("reload")["changes"]
+        assert found != nothing
+        assert any("rate" in sentence for sentence in found)
+        gateway.config.write_text(text.replace("rate = 0", "rate = fast"))
+        complaint = operator("reload", status=1)
+        assert complaint.startswith(f"comfygatectl: {gateway.config}, [comfygate] rate: ")
+        assert complaint.endswith("Nothing was changed.\n")
+        gateway.config.write_text(text)
+        assert "rate" in operator("reload")
+
+
 # -- readers that leave
 
 
