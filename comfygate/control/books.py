@@ -19,6 +19,7 @@ from comfygate.last_words import LastWords
 from comfygate.ledger import Ledger
 from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
+from comfygate.routing.least_loaded import LeastLoaded
 
 _START = 10.0
 """Seconds from the end of a daemon until its successor may be expected to answer."""
@@ -27,7 +28,8 @@ _START = 10.0
 class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
-    :param prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar gates: by name.
+    :ivar prefetch: how many jobs a backend may hold: the running one and the next.
     :ivar retries: how often a job is tried again whose backend died while it ran.
     :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
         will be back.
@@ -69,22 +71,27 @@ class Books:
         self.recalled: set[str] = set()
         self.draining: set[int] = set()
         self.closing: float | None = None
+        self.prefetch = prefetch
         self.retries = retries
         self.queue_when_down = queue_when_down
         self.wall_clock = wall_clock
-        self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
 
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
-        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
+        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self.prefetch)
         draining = gpu_id in self.draining or self.closing is not None
         return evolve(view, draining=True) if draining else view
 
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""
         return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
+
+    @property
+    def everything(self) -> GateRouting:
+        """All GPUs, as one gate that nobody sends prompts to."""
+        return GateRouting("operator", self.fleet.gpu_ids, LeastLoaded())
 
     def fail(self, prompt_id: str, reason: str, state: JobState = JobState.FAILED) -> None:
         """A held job has ended by our decision; its client finds the reason in the history, as ComfyUI's own errors.

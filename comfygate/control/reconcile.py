@@ -52,8 +52,7 @@ class Reconciler:
 
     def start(self) -> None:
         """Follow every backend from now on."""
-        for backend in self._books.fleet:
-            backend.subscribe(self)
+        self._books.fleet.subscribe(self)
         self._timer.start(_EVERY, now=False)
 
     def stop(self) -> None:
@@ -103,7 +102,7 @@ class Reconciler:
                 self.look(backend.gpu_id)
 
     async def _look(self, gpu_id: int) -> None:
-        if self._books.fleet[gpu_id].state is not BackendState.READY:
+        if not self._books.fleet.ready((gpu_id,)):
             return
         # Only jobs that were acknowledged before the question can be missing from the answer.
         asked = [held for held in self._ledger.held_by(gpu_id) if held.state is not JobState.SENT]
@@ -117,7 +116,8 @@ class Reconciler:
             self._log.debug("GPU {gpu_id} does not tell its queue: {error}", gpu_id=gpu_id, error=error)
             return
         self._doubted.discard(gpu_id)
-        self._meet_strangers(gpu_id, queue)
+        if gpu_id in self._books.fleet:
+            self._meet_strangers(gpu_id, queue)
         self._books.changed()
 
     def _compare(self, asked: Iterable[Held], queue: BackendQueue) -> list[Held]:
