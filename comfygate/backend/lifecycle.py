@@ -341,6 +341,7 @@ class Lifecycle:
         """End the process for good; fires when nothing of it is left."""
         done: Deferred[None] = Deferred()
         self.record.waiting_for_end.append(done)
+        self.record.wanted = False
         self._events.stop()
         return done
 

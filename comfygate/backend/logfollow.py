@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 from comfygate.backend.logtail import cleaned
 
@@ -50,24 +51,37 @@ class FollowedLog:
         return [line for line in map(_shown, lines) if line][-count:] if count else []
 
     def read(self) -> list[str]:
-        """The lines that were added, up to a piece of the log; call again while :attr:`more`."""
+        """The lines that were added, up to a piece of the log; call again while :attr:`more`.
+
+        Where files were thrown away before they were read, the next line begins with ``…``.
+        """
         path = self._current()
-        if path is None:
+        try:
+            if path is None:
+                raise FileNotFoundError
+            with path.open("rb") as file:
+                data = self._read_on(file)
+        except OSError:
             self.more = False
             return []
-        try:
-            with path.open("rb") as file:
-                self._arrive(file.fileno())
-                file.seek(self._position)
-                data = file.read(PIECE)
-        except OSError:
-            data = b""
-        self._position += len(data)
-        self.more = len(data) == PIECE or (not data and path != self._path)
+        if data is None:
+            self.more = True  # it was rotated in this very moment
+            return []
+        self.more = len(data) == PIECE or path != self._path
         if not data and path != self._path:
-            self._inode = self._successor(path)
-            self._position = 0
+            self._inode, self._position = self._successor(path), 0
         return self._lines(data)
+
+    def _read_on(self, file: BinaryIO) -> bytes | None:
+        found = os.fstat(file.fileno())
+        if found.st_ino != self._inode:
+            return None
+        if found.st_size < self._position:  # it was cut
+            self._position = 0
+        file.seek(self._position)
+        data = file.read(PIECE)
+        self._position += len(data)
+        return data
 
     def _lines(self, data: bytes) -> list[str]:
         *lines, rest = (self._rest + data).split(b"\n")
@@ -78,20 +92,19 @@ class FollowedLog:
         self._rest = rest if b"\r" not in rest[:-1] else rest[rest.rindex(b"\r", 0, -1) :]
         return [line for line in map(_shown, lines) if line]
 
-    def _arrive(self, fd: int) -> None:
-        found = os.fstat(fd)
-        if found.st_ino != self._inode or found.st_size < self._position:
-            self._inode, self._position = found.st_ino, 0
-
     def _current(self) -> Path | None:
-        """The file that was read last; if it is gone, the oldest; at first, the newest."""
+        """The file that is read now; if it is gone, the oldest; at first, the newest."""
         files = self._files()
         for path in files:
             if _inode(path) == self._inode:
                 return path
-        if self._inode is None:
-            return files[0] if files else None
-        return files[-1] if files else None
+        if not files:
+            return None
+        if self._inode is not None:
+            self._rest = "… ".encode()
+        path = files[0] if self._inode is None else files[-1]
+        self._inode, self._position = _inode(path), 0
+        return path
 
     def _successor(self, path: Path) -> int | None:
         files = self._files()

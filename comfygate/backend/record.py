@@ -114,6 +114,7 @@ class Record:
     :ivar early: deaths in a row before it was READY.
     :ivar retry_at: when it will be tried again, while DOWN.
     :ivar cause: why it went down last, or is going down.
+    :ivar wanted: whether another process is to follow this one.
     :ivar restarts: how often it was started again, for which cause.
     :ivar waiting_for_end: told when it is at rest.
     :ivar waiting_for_start: told when it has been started again, or is at rest.
@@ -131,6 +132,7 @@ class Record:
     early: int = 0
     retry_at: float = 0.0
     cause: RestartCause = RestartCause.REQUESTED
+    wanted: bool = False
     restarts: Counter[RestartCause] = field(factory=Counter)
     attempt: Attempt | None = None
     waiting_for_end: list[Deferred[None]] = field(factory=list)
@@ -139,6 +141,7 @@ class Record:
     def enter(self, state: BackendState) -> None:
         """Say where it is now."""
         self.state = state
+        self.wanted = self.wanted or state is BackendState.STARTING
         self.effects.changed()
         if state is BackendState.STARTING:
             self.tell_of_start()

@@ -63,10 +63,10 @@ class IOperations(Protocol):
 class IJournalFacts(Protocol):
     """What the journal says of itself, in values that are JSON."""
 
-    def inspect(self, *, finished: bool, state: str | None, limit: int) -> Deferred[dict[str, Any]]:
+    def inspect(self, *, finished: bool, state: str | None, limit: int) -> Awaitable[dict[str, Any]]:
         """All about it, and its jobs."""
 
-    def show(self, prompt_id: str) -> Deferred[dict[str, Any] | None]:
+    def show(self, prompt_id: str) -> Awaitable[dict[str, Any] | None]:
         """All about one job."""
 
 

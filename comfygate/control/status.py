@@ -15,7 +15,7 @@ from comfygate.control.books import Books
 from comfygate.control.chronicle import Chronicle
 from comfygate.control.outcomes import OUTCOMES, Outcomes
 from comfygate.gate.tally import GateFigures
-from comfygate.interfaces import IBackend
+from comfygate.interfaces import IBackend, IJournal
 from comfygate.model import BackendState, BackendView, Progress
 
 _COUNTED = ("running", "pending")
@@ -30,8 +30,8 @@ class Telemetry:
 
     :ivar gates: every port as it is now.
     :ivar ports: the port that each GPU answers on.
-    :ivar max_pending: how many prompts may wait.
     :ivar wall_clock: seconds since 1970.
+    :ivar journal: whether there is a journal, and how it fares: ``{"state", "error"}``.
     """
 
     books: Books
@@ -40,8 +40,8 @@ class Telemetry:
     readings: Readings
     gates: Callable[[], Sequence[GateFigures]]
     ports: Mapping[int, int]
-    max_pending: int
     wall_clock: Callable[[], float]
+    journal: Callable[[], dict[str, Any]] = lambda: {"state": "off", "error": None}
 
 
 class Status:
@@ -58,6 +58,7 @@ class Status:
             "version": comfygate.__version__,
             "started": self._telemetry.chronicle.started,
             "totals": self._totals(gpus),
+            "journal": self._telemetry.journal(),
             "gates": [_gate(figures) for figures in self._telemetry.gates()],
             "gpus": gpus,
             "errors": [asdict(mishap) for mishap in self._telemetry.chronicle.mishaps],
@@ -80,7 +81,7 @@ class Status:
             **{name: sum(gpu[f"{name}_count"] for gpu in gpus) for name in _COUNTED},
             "waiting": len(self._books.ledger.waiting),
             **{name: sum(gpu[name] for gpu in gpus) for name in OUTCOMES},
-            "max_pending": self._telemetry.max_pending,
+            "max_pending": self._books.ledger.waiting.max_jobs,
         }
 
     def _gpu(self, backend: IBackend) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class Status:
             "gpu_id": gpu_id,
             "name": backend.name,
             "device": backend.device,
-            "port": self._telemetry.ports[gpu_id],
+            "port": self._telemetry.ports.get(gpu_id),
             "owned": backend.owned,
             "state": backend.state.value,
             "draining": gpu_id in self._books.draining,
@@ -119,6 +120,14 @@ class Status:
             "client_id": running.client_id and running.client_id[:LONGEST_ID],
             "since": self._telemetry.outcomes.running_since(running.prompt_id),
         }
+
+
+def journal_state(journal: IJournal) -> dict[str, Any]:
+    """``{"state": "on" | "failing" | "off", "error": why nothing can be written now, in one line, or None}``."""
+    if not journal.lasting:
+        return {"state": "off", "error": None}
+    error = getattr(journal, "trouble", None)
+    return {"state": "failing" if error else "on", "error": error}
 
 
 def load(view: BackendView) -> str | None:

@@ -109,9 +109,8 @@ def _journal(journal: Any) -> str:
 
 def _ports(status: Status) -> Iterator[str]:
     """The ports over several GPUs; those of single GPUs stand in the table."""
-    own = {gpu["port"] for gpu in status["gpus"]}
     for gate in status["gates"]:
-        if gate["port"] not in own:
+        if not gate["name"].startswith("gpu-"):
             yield f"{plain(gate['name'])} {gate['port']} ({gpus(gate['gpus'])})"
     clients = sum(gate["websocket_clients"] for gate in status["gates"])
     yield f"{clients} WebSocket client{'' if clients == 1 else 's'} on all"

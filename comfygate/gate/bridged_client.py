@@ -15,13 +15,15 @@ from comfygate.errors import GateError
 from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_link import RETRY_AFTER, BackendLink
 from comfygate.gate.client_leg import ClientLeg
+from comfygate.gate.features import FEATURE_FLAGS, Features
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of, is_comfyuis
 from comfygate.gate.sessions import Link, Session
-from comfygate.gate.status_message import FINAL, prompt_id_of, status_message, with_remaining
+from comfygate.gate.status_message import status_message, with_remaining
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import ABNORMAL, GOING_AWAY, SERVICE_RESTART, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
+from comfygate.last_words import EVENTS
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
 
 Address = tuple[str, int]
@@ -73,12 +75,12 @@ class BridgedClient:
         limits = gate.limits
         self.gpu_id = gpu_id
         self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
-        self.client_id = client_id_of(head.target)
         self.born = gate.sessions.birth()
         self._gate = gate
         self._patient = is_comfyuis(head.target)
-        made_up = uuid.uuid4().hex if self._patient and self.client_id is None else None  # as ComfyUI does
-        self.client_id = made_up or self.client_id
+        given = client_id_of(head.target)
+        made_up = uuid.uuid4().hex if self._patient and given is None else None  # as ComfyUI does
+        self.client_id = made_up or given
         self._wanted = Wanted.from_head(head, made_up)
         self._session: Session | None = None
         self._link: BackendLink | None = None
@@ -88,9 +90,7 @@ class BridgedClient:
         self._outbox = Outbox(limits.outbox, limits.results)
         self._ending: Ending | None = None
         self._open = False
-        self._said_something = False
-        self._flags: bytes | None = None
-        self._features: bytes | None = None  # what the backend answered to them
+        self._features = Features()
         self._held: list[Message] = []
         self._held_size = 0
         self._told: int | None = None  # the number in the last status message
@@ -116,18 +116,10 @@ class BridgedClient:
         self.client_writable()
 
     def client_said(self, payload: bytes, binary: bool) -> None:
-        """Pass a message on, or hold it while there's a backend leg to come.
-
-        ComfyUI negotiates features by a socket's first message only, so that
-        is kept for another backend leg.
-        """
+        """Pass a message on, or hold it while there's a backend leg to come."""
         opened = self._link is not None and self._link.opened
-        if not self._said_something:
-            self._said_something = True
-            if not binary and text_type(payload) == b"feature_flags":
-                self._flags = payload
-                if not opened:
-                    return
+        if self._features.client_said(payload, binary) and not opened:
+            return  # every leg begins with it
         if self._link is not None and opened:
             self._link.send(payload, binary)
         elif self._session is not None and not self._silent:
@@ -221,8 +213,8 @@ class BridgedClient:
         link, held = self._link, self._held
         if link is None:
             return
-        if self._flags is not None:
-            link.send(self._flags, False)
+        if self._features.flags is not None:
+            link.send(self._features.flags, False)
         for message in held:
             link.send(message.payload, message.binary)
         self._unhold()
@@ -230,19 +222,15 @@ class BridgedClient:
     def link_said(self, payload: bytes, binary: bool) -> None:
         """Pass a message on to the client."""
         kind = None if binary else text_type(payload)
-        if kind in FINAL:
-            prompt_id = prompt_id_of(payload)
-            if prompt_id is not None:
-                self._gate.status.finished(prompt_id)
+        if kind in EVENTS:
+            self._gate.status.heard(kind, payload)
         elif kind == b"status":
             remaining = self._gate.status.remaining()
             told = with_remaining(payload, remaining)
             if told is not None:
                 payload, self._told = told, remaining
-        elif kind == b"feature_flags":
-            if payload == self._features:
-                return  # negotiated again, for another leg
-            self._features = payload
+        elif kind == FEATURE_FLAGS and not self._features.is_new(payload):
+            return  # negotiated again, for another leg
         self._deliver(Message(payload, binary))
 
     def link_full(self, full: bool) -> None:

@@ -31,7 +31,7 @@ def test_killed_with_one_running_and_twenty_pending(tmp_path: Path) -> None:
         assert verdict.count("done") == 21
         assert verdict.reruns == {ids[0]: 2}
         # In their old order: that of the events, and of the files' numbers.
-        told = [prompt_id for prompt_id, events in witness.watch.events.items() if events["execution_success"]]
+        told = [prompt_id for prompt_id, events in witness.events.items() if events["execution_success"]]
         assert told == ids
         files = verdict.evidence.files
         assert sorted(ids, key=lambda prompt_id: files[prompt_id][-1]) == ids

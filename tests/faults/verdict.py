@@ -188,9 +188,11 @@ def _ended_once(evidence: Evidence, prompt_id: str, end: End | None) -> Iterator
         yield "failed without a reason"
     if len(evidence.listed.get(prompt_id, ())) > 1:
         yield "is in the history of several GPUs"
-    told = evidence.events.get(prompt_id, Counter[str]())[LAST_EVENT]
-    if told > 1:
-        yield f"its client was told {told} times that it is over"
+    told = evidence.events.get(prompt_id, Counter[str]())
+    if told[LAST_EVENT] > 1:
+        yield f"its client was told {told[LAST_EVENT]} times that it is over"
+    if end is not None and end.how == "failed" and told["execution_success"]:
+        yield "failed, but its client was told that it succeeded"
     if evidence.journal is None:
         return
     if end is not None and len(evidence.journal.get(prompt_id, ())) != 1:
@@ -202,9 +204,11 @@ def _ended_once(evidence: Evidence, prompt_id: str, end: End | None) -> Iterator
 
 def _journal_agrees(entries: Sequence[Entry], end: End | None) -> Iterator[str]:
     for entry in entries:
-        if end is not None and entry.state != end.how:
+        # Whoever lost sight of a prompt tells clients that it failed.
+        how = "failed" if entry.state == "unknown" else entry.state
+        if end is not None and how != end.how:
             yield f"is {end.how} in /history and {entry.state} in the journal"
-        if entry.state == "failed" and not entry.reason:
+        if how == "failed" and not entry.reason:
             yield "failed without a reason in the journal"
 
 

@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 
 from tests.contract.comfyui_client import Listener
 from tests.faults.verdict import LAST_EVENT
@@ -13,9 +14,14 @@ from tests.faults.verdict import LAST_EVENT
 PAUSE = 0.05
 """Seconds between two tries to connect."""
 
+FOREVER = 3600.0
+"""Seconds that a connection may say nothing; :meth:`Watch.close` ends the wait."""
+
+Events = defaultdict[str, Counter[str]]
+
 
 class Watch:
-    """Counts the events of each prompt that one client is told.
+    """Counts the events of each prompt that one client is told on one port.
 
     :ivar events: by prompt_id, then by name.
     :ivar cuts: how often the connection ended before it was closed here.
@@ -25,11 +31,12 @@ class Watch:
 
     def __init__(self, port: int, client_id: str) -> None:
         self.client_id = client_id
-        self.events: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self.events: Events = defaultdict(Counter)
         self.cuts = 0
         self.statuses = 0
         self.connected = threading.Event()
         self._host = f"127.0.0.1:{port}"
+        self._listener: Listener | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -37,17 +44,17 @@ class Watch:
     def close(self) -> None:
         """Hang up."""
         self._stop.set()
+        listener = self._listener
+        if listener is not None:
+            with contextlib.suppress(OSError):
+                listener.stream.shutdown(socket.SHUT_RDWR)
         self._thread.join()
-
-    @property
-    def ended(self) -> int:
-        """How many prompts are over, as far as the client was told."""
-        return sum(1 for counts in list(self.events.values()) if counts[LAST_EVENT])
 
     def _follow(self) -> None:
         while not self._stop.is_set():
             # A refused upgrade and a stream that breaks off are assertions of Listener.
             with contextlib.suppress(OSError, AssertionError), Listener.open(self._host, self._target) as listener:
+                self._listener = listener
                 self.connected.set()
                 self._read(listener)
             if self.connected.is_set() and not self._stop.is_set():
@@ -61,23 +68,11 @@ class Watch:
 
     def _read(self, listener: Listener) -> None:
         while not self._stop.is_set():
-            if not listener.buffer and not self._arrives(listener.stream):
-                continue
-            message = listener.next()
+            message = listener.next(FOREVER)
             if message is None:
                 return
             if isinstance(message, dict):
                 self._note(message["type"], message["data"])
-
-    @staticmethod
-    def _arrives(stream: socket.socket) -> bool:
-        # Waiting inside a message would lose the part that has arrived.
-        stream.settimeout(0.2)
-        try:
-            stream.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
-            return False
-        return True
 
     def _note(self, kind: str, data: dict[str, object]) -> None:
         if kind == "status":
@@ -88,3 +83,18 @@ class Watch:
         if kind == "executing" and data.get("node") is None:
             kind = LAST_EVENT
         self.events[prompt_id][kind] += 1
+
+
+TOLD_TO_ALL = (LAST_EVENT, "execution_error", "execution_interrupted")
+"""Events that all sockets of a client get, where they are the gate's own."""
+
+
+def merged(watches: Iterable[Watch]) -> dict[str, Counter[str]]:
+    """What one client was told on several ports: how often each event happened."""
+    found: Events = defaultdict(Counter)
+    for watch in watches:
+        for prompt_id, counts in list(watch.events.items()):
+            seen = found[prompt_id]
+            for kind, count in list(counts.items()):
+                seen[kind] = max(seen[kind], count) if kind in TOLD_TO_ALL else seen[kind] + count
+    return dict(found)

@@ -6,7 +6,7 @@ import http.client
 import sqlite3
 import threading
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
@@ -17,7 +17,7 @@ import orjson
 from PIL import Image
 
 from tests.faults.verdict import Answer, Entry, Evidence, Sent, Verdict, judge
-from tests.faults.watch import Watch
+from tests.faults.watch import Watch, merged
 from tests.gateway import PATIENCE, Gateway, Response, eventually, request, running, workflow
 
 UNCLEAR = (500, 502)
@@ -27,7 +27,7 @@ UNCLEAR = (500, 502)
 class Witness:
     """Sends prompts to one daemon, and judges in the end; any thread may send.
 
-    :ivar watch: the WebSocket on which the events of its prompts come, on the hub.
+    :ivar watches: a WebSocket on each GPU's port; on one of them the events of a prompt come.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -35,12 +35,14 @@ class Witness:
         self.sent: dict[str, Sent] = {}
         self.histories: dict[str, Mapping[str, Any]] = {}
         self.removed: set[str] = set()
-        self.watch = Watch(gateway.hub, f"witness-{uuid.uuid4().hex[:8]}")
+        self.client_id = f"witness-{uuid.uuid4().hex[:8]}"
+        self.watches = [Watch(port, self.client_id) for port in gateway.ports]
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Hang up."""
-        self.watch.close()
+        for watch in self.watches:
+            watch.close()
 
     # While things happen.
 
@@ -53,7 +55,7 @@ class Witness:
         prompt = prompt or workflow()
         # The prompt stands in the file that it makes, and so does its id.
         next(iter(prompt.values()))["_meta"] = {"title": prompt_id}
-        body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.watch.client_id, **more}
+        body = {"prompt": prompt, "prompt_id": prompt_id, "client_id": self.client_id, **more}
         sent = self._answered(prompt_id, port, self._ask(port, body, headers))
         with self._lock:
             self.sent[prompt_id] = sent
@@ -104,7 +106,12 @@ class Witness:
 
     def begun(self, prompt_id: str) -> int:
         """How often a prompt began, as far as its client was told."""
-        return self.watch.events[prompt_id]["execution_start"]
+        return sum(watch.events[prompt_id]["execution_start"] for watch in self.watches)
+
+    @property
+    def events(self) -> dict[str, Counter[str]]:
+        """How often each event of a prompt happened, as far as the client was told."""
+        return merged(self.watches)
 
     # Afterwards.
 
@@ -165,7 +172,7 @@ class Witness:
             return Evidence(
                 sent=list(self.sent.values()),
                 removed=frozenset(self.removed),
-                events=self.watch.events,
+                events=self.events,
                 histories=self.histories,
                 listed=listed,
                 files=files_by_prompt(self.gateway.output),
@@ -208,18 +215,27 @@ def read_journal(path: Path) -> tuple[dict[str, list[Entry]] | None, frozenset[s
 
 
 def files_by_prompt(folder: Path) -> dict[str, list[str]]:
-    """Which prompts made the files of a folder, by what is written in them; "" for what no prompt of ours made."""
+    """Which prompts made the files of a folder, by what is written in them.
+
+    :return: file names by prompt_id; those under "" no prompt of ours made.
+        What its writer did not live to end is left out.
+    """
     found: defaultdict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(4) as threads:
         paths = sorted(folder.glob("*.png"))
         for path, prompt_id in zip(paths, threads.map(_prompt_of, paths), strict=True):
-            found[prompt_id].append(path.name)
+            if prompt_id is not None:
+                found[prompt_id].append(path.name)
     return dict(found)
 
 
-def _prompt_of(path: Path) -> str:
-    with Image.open(path) as image:
-        nodes: Iterable[dict[str, Any]] = orjson.loads(getattr(image, "text", {}).get("prompt", "{}")).values()
+def _prompt_of(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            nodes: Iterable[dict[str, Any]] = orjson.loads(getattr(image, "text", {}).get("prompt", "{}")).values()
+    except (OSError, SyntaxError):  # what Pillow says of a torn file
+        return None
     return next((str(node["_meta"]["title"]) for node in nodes if "_meta" in node), "")
 
 

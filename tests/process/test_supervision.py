@@ -98,6 +98,7 @@ async def test_one_that_is_stopped_for_too_long(workshop: Workshop) -> None:
     assert event["evidence"]["processor_seconds"] < 0.1
     assert "main.py" in event["last_line"]
     assert backend.address is None and backend.client is None
+    assert 1 <= backend.retry_after <= 10
     assert limit * 0.9 <= took <= limit + interval(limit) + 1.0  # the last for a machine that is busy
     assert backend.cause is RestartCause.HUNG
     await workshop.becomes(backend, DOWN)
@@ -320,6 +321,27 @@ async def test_another_setup_is_used_from_the_next_start_on(workshop: Workshop) 
     assert backend._record.start_timeout == 77
     first, second = (workshop.own / "arguments").read_text().splitlines()
     assert second.count("--cpu") == first.count("--cpu") + 1
+
+
+DIES = """
+class Dying(Handler):
+    def do_GET(self):
+        if self.path == "/comfygate/companion":
+            os._exit(5)
+        super().do_GET()
+Handler = Dying
+serve()
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_one_that_dies_between_its_first_answer_and_ready(workshop: Workshop) -> None:
+    backend = workshop.backend(workshop.program(DIES), restart_delay=100.0)
+    backend.start()
+    await workshop.becomes(backend, DOWN)
+    await deferLater(reactor, 0.1)
+    assert workshop.seen.states in ([STARTING, DOWN], [STARTING, READY, DOWN])
+    assert backend.last_error == "exit status 5"
 
 
 # -- strangers

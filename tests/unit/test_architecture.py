@@ -23,6 +23,7 @@ TIERS = {
     "words": ["comfygate", "comfygate.errors", "comfygate.interfaces", "comfygate.model"],
     "decisions": [
         "comfygate.bucket",
+        "comfygate.changes",
         "comfygate.config*",
         "comfygate.cors",
         "comfygate.history",
@@ -42,15 +43,23 @@ TIERS = {
         "comfygate.queue",
         "comfygate.routes",
         "comfygate.routing*",
+        "comfygate.last_words",
     ],
     "I/O": ["comfygate.backend*", "comfygate.failpoints", "comfygate.gate*", "comfygate.journal*"],
     "edge": ["comfygate.control*"],
     "assembly": [
+        "comfygate.adoption",
         "comfygate.claims",
         "comfygate.daemon",
+        "comfygate.gpus",
+        "comfygate.hangups",
+        "comfygate.herald",
         "comfygate.persistence",
         "comfygate.plan",
+        "comfygate.port",
         "comfygate.ports",
+        "comfygate.reload",
+        "comfygate.setups",
         "comfygate.shutdown",
         "comfygate.tap",
         "comfygate.testing",
@@ -62,6 +71,8 @@ NAMES = list(TIERS)
 APART = {
     # Package: what of ComfyGate it may import besides itself.
     "comfygate.companion": set[str](),  # runs inside ComfyUI
+    # Looks from outside; where a daemon's folder is, the configuration says.
+    "comfygate.ctl": {"comfygate", "comfygate.config.paths", "comfygate.config.text", "comfygate.config.values"},
     "comfygate.simulator": {"comfygate"},  # a program of its own; the version is all it shares
     "comfygate.smoke": {"comfygate"},  # judges from outside: nothing of ours may judge itself
 }

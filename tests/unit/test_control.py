@@ -425,6 +425,20 @@ def test_whoever_fails_over_a_change_keeps_no_job_from_being_handed_over() -> No
     assert house.backends[0].client.submitted == [prompt_id]
 
 
+def test_a_gpu_that_is_not_heard_yet_gets_no_job() -> None:
+    house = House(gpus=1)
+    heard = False
+    del house.books._watchers[:]
+    house.dispatcher = Dispatcher(house.books, house.reconciler, house.journal, lambda gpu_id: heard)
+    accept(house, house.gates[0])
+    house.turn()
+    assert house.backends[0].client.submitted == []
+    heard = True
+    house.books.changed()
+    house.turn()
+    assert len(house.backends[0].client.submitted) == 1
+
+
 def test_jobs_reach_a_gpu_in_their_order_though_it_has_room_for_both() -> None:
     house = House(gpus=1)
     ids = [accept(house, house.gates[0])["prompt_id"] for _ in range(2)]

@@ -313,7 +313,9 @@ def test_only_what_serves_can_be_condemned(world: World) -> None:
 def test_a_stop_wins_over_a_condemnation(world: World) -> None:
     world.become_ready()
     world.life.condemn(RestartCause.HUNG, "hung")
+    assert world.record.wanted
     done = world.life.stop()
+    assert not world.record.wanted
     world.events.exited("killed by signal 9")
     assert world.took() == [STOPPING, "kill", STOPPED]
     assert done.called

@@ -59,6 +59,7 @@ def test_nothing_to_do(observed: Observed) -> None:
         "refused": 0,
         "max_pending": 100,
     }
+    assert facts["journal"] == {"state": "off", "error": None}
     assert [gate["name"] for gate in facts["gates"]] == ["gpu-0", "gpu-1", "hub"]
     assert facts["gpus"][1] == {
         "gpu_id": 1,
