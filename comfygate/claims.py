@@ -10,7 +10,8 @@ import re
 import resource
 import shutil
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from comfygate.config.settings import Config, ConfigError, GateConfig
 
@@ -18,6 +19,9 @@ BACKLOG = 1024
 """Connections that may wait to be accepted; a browser opens hundreds at once through a proxy."""
 
 MOST_FILES = 65_536
+
+Place = tuple[str, int]
+"""Where a port listens: interface and number."""
 
 
 class StateFolder:
@@ -44,9 +48,7 @@ class StateFolder:
         except OSError:
             message = f"{self.path} is in use by another ComfyGate; stop that one, or name another folder"
             raise config.mistake("state_dir", message) from None
-        for key in ("input_dir", "output_dir"):
-            with _made(config, key):
-                os.makedirs(getattr(config, key), exist_ok=True)
+        make_folders(config)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(config.control_socket)
 
@@ -68,16 +70,32 @@ def _made(config: Config, key: str) -> Iterator[None]:
         raise config.mistake(key, message) from None
 
 
-def claim_ports(config: Config, gates: Sequence[GateConfig]) -> dict[str, socket.socket]:
+def make_folders(config: Config) -> None:
+    """Make the folders that all GPUs share.
+
+    :raises ConfigError: if one cannot be made.
+    """
+    for key in ("input_dir", "output_dir"):
+        with _made(config, key):
+            os.makedirs(getattr(config, key), exist_ok=True)
+
+
+def claim_ports(
+    config: Config, gates: Sequence[GateConfig], ours: Mapping[Place, socket.socket] = MappingProxyType({})
+) -> dict[str, socket.socket]:
     """Listen on every port.
 
+    :param ours: what listens for us already; where a gate takes the place of
+        another one, the socket stays, and nobody finds the port closed.
     :return: sockets by gate name.
     :raises ConfigError: if one is taken or not ours to take; none is kept then.
     """
     claimed: dict[str, socket.socket] = {}
     try:
         for gate in gates:
-            claimed[gate.name] = _listen(config, gate)
+            same = ours.get((config.interface, gate.port))
+            beside = [one for (_, port), one in ours.items() if port == gate.port]
+            claimed[gate.name] = same.dup() if same else _listen(config, gate, beside)
     except BaseException:
         for one in claimed.values():
             one.close()
@@ -85,14 +103,15 @@ def claim_ports(config: Config, gates: Sequence[GateConfig]) -> dict[str, socket
     return claimed
 
 
-def _listen(config: Config, gate: GateConfig) -> socket.socket:
+def _listen(config: Config, gate: GateConfig, beside: Sequence[socket.socket]) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.interface else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
         listening.setblocking(False)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((config.interface, gate.port))
-        listening.listen(BACKLOG)
+        with _sharing((listening, *beside) if beside else ()):
+            listening.bind((config.interface, gate.port))
+            listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         section, key = _port_key(config, gate)
@@ -104,6 +123,18 @@ def _listen(config: Config, gate: GateConfig) -> socket.socket:
         message = f"{gate.name} cannot listen on {config.interface} port {gate.port} ({error.strerror}); {remedy}"
         raise config.mistake(key, message, section) from None
     return listening
+
+
+@contextlib.contextmanager
+def _sharing(sockets: Sequence[socket.socket]) -> Iterator[None]:
+    """Let these listen on one port, on overlapping addresses (socket(7), SO_REUSEPORT)."""
+    for one in sockets:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        yield
+    finally:
+        for one in sockets:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
 
 
 # What an address or a family that this machine lacks gives.

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger, globalLogPublisher
-from zope.interface import implementer
 
-from comfygate.backend.attempt import Setup
-from comfygate.backend.commandline import Folders, Program
+from comfygate.adoption import Adoption, ports_of_gpus
 from comfygate.backend.devices import nvml_uuids
 from comfygate.backend.fleet import Fleet
-from comfygate.backend.managed import ManagedBackend
 from comfygate.backend.options import Options
 from comfygate.backend.readings import Devices, Readings, call_in_thread
-from comfygate.backend.remote import RemoteBackend
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, RemainingWork
@@ -42,20 +36,20 @@ from comfygate.control.operations import Operations
 from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
 from comfygate.control.reconcile import Reconciler
+from comfygate.control.resettle import Resettlement
 from comfygate.control.site import Control, make_site
 from comfygate.control.status import Status, Telemetry, journal_state
-from comfygate.errors import GateError
-from comfygate.interfaces import IBackend, IBackendListener
+from comfygate.gpus import Gpus
+from comfygate.herald import Herald
 from comfygate.journal.journal import Journal
 from comfygate.journal.store import Store
 from comfygate.ledger import Ledger
-from comfygate.model import BackendState
 from comfygate.persistence import Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
-from comfygate.routing.assignment import GateRouting
-from comfygate.routing.least_loaded import LeastLoaded
+from comfygate.reload import Reload
+from comfygate.setups import make_backends
 from comfygate.shutdown import Shutdown, hearing_signals
 
 
@@ -66,6 +60,8 @@ class Daemon(Service):
     :param folder: state_dir, locked; released in the end.
     :param sockets: listening sockets by gate name; closed in the end.
     :param store: the journal's file, open; closed in the end.
+    :param read: reads the configuration again, and raises ConfigError; called
+        in a thread.
     """
 
     _log = Logger()
@@ -77,13 +73,16 @@ class Daemon(Service):
         folder: StateFolder,
         sockets: Mapping[str, socket.socket],
         store: Store | None,
+        read: Callable[[], Plan],
     ) -> None:
         self._reactor = reactor
         self._plan = plan
         self._folder = folder
         self._sockets = sockets
         self._control_port: Any = None
-        self._fleet = Fleet(make_backends(reactor, plan))
+        self._gpu_ports = ports_of_gpus(plan)
+        options = Options(reactor)
+        self._fleet = Fleet(make_backends(reactor, plan, options))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
         self._persistence = Persistence(store, reactor, config, self._outlives_us)
@@ -99,7 +98,11 @@ class Daemon(Service):
         )
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(
-            reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
+            reactor,
+            config,
+            self._fleet,
+            lambda gpu_ids: RemainingWork(ledger, gpu_ids, self._books.last_words),
+            self._books.changed,
         )
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
@@ -121,12 +124,18 @@ class Daemon(Service):
         ledger.subscribe(self._outcomes)
         ledger.subscribe(self._chronicle)
         ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
-        sensors = Devices(dict(nvml_uuids(plan.devices)))
-        self._readings = Readings(reactor, partial(call_in_thread, reactor), sensors, self._pids)
+        self._resettlement = Resettlement(self._books)
+        ledger.subscribe(self._resettlement)
+        in_thread = partial(call_in_thread, reactor)
+        self._devices = Devices(dict(nvml_uuids(plan.devices)))
+        self._readings = Readings(reactor, in_thread, self._devices, self._pids)
         self._status = Status(self._telemetry())
         self._events = Events(self._status, reactor, self._readings.refresh)
         self._book = LogBook(reactor.callFromThread)
-        self._logs = Logs(self._book, self._fleet, reactor, partial(call_in_thread, reactor))
+        self._logs = Logs(self._book, self._fleet, reactor, in_thread)
+        self._herald = Herald(plan)
+        self._gpus = Gpus(reactor, plan, self._fleet, options, self._operations, self._removed)
+        self._reload = Reload(reactor, config.shown, plan, read, in_thread, self._adoption())
 
     def startService(self) -> None:
         """Open the ports, then start the backends behind them."""
@@ -140,15 +149,20 @@ class Daemon(Service):
         self._ports.open({gate.name: gate for gate in self._plan.gates}, self._sockets)
         self._reconciler.start()
         self._failures.start()
-        herald = Herald(self._plan)
+        self._fleet.subscribe(self._herald)
+        self._fleet.subscribe(self._chronicle)
         for backend in self._fleet:
-            backend.subscribe(herald)
-            backend.subscribe(self._chronicle)
             backend.start()
+
+    def reload(self) -> Deferred[Sequence[str]]:
+        """Read the configuration again, and apply what has changed; see :meth:`.Reload.reload`."""
+        return self._reload.reload()
 
     async def _stop(self) -> None:
         # Whatever fails in between, the processes are ended and the folder is let go.
         with self._log.failuresHandled("letting prompts end"):
+            self._reload.close()
+            self._gpus.close()
             self._operations.close()
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
@@ -189,8 +203,26 @@ class Daemon(Service):
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
 
-    def _gpu_ports(self) -> dict[int, int]:
-        return {gate.gpu_ids[0]: gate.port for gate in self._plan.gates if gate.name.startswith("gpu-")}
+    def _removed(self, gpu_id: int) -> None:
+        self._books.ledger.drop(gpu_id)
+        self._gpu_ports.pop(gpu_id, None)
+        self._books.changed()
+
+    def _adoption(self) -> Adoption:
+        return Adoption(
+            books=self._books,
+            ports=self._ports,
+            gpus=self._gpus,
+            outcomes=self._outcomes,
+            resettlement=self._resettlement,
+            interrupts=self._interrupts,
+            operations=self._operations,
+            shutdown=self._shutdown,
+            persistence=self._persistence,
+            devices=self._devices,
+            herald=self._herald,
+            gpu_ports=self._gpu_ports,
+        )
 
     def _telemetry(self) -> Telemetry:
         return Telemetry(
@@ -199,8 +231,7 @@ class Daemon(Service):
             chronicle=self._chronicle,
             readings=self._readings,
             gates=self._ports.figures,
-            ports=self._gpu_ports(),
-            max_pending=self._plan.config.max_pending,
+            ports=self._gpu_ports,
             wall_clock=time.time,
             journal=partial(journal_state, self._journal),
         )
@@ -209,104 +240,19 @@ class Daemon(Service):
         return Control(
             books=self._books,
             acceptance=self._acceptance,
-            listings=Listings(self._books, self._gpu_ports()),
+            listings=Listings(self._books, self._gpu_ports),
             histories=Histories(self._books, self._journal),
             interrupts=self._interrupts,
             status=self._status,
             events=self._events,
             readings=self._readings,
             metrics=Metrics(self._telemetry()),
-            operator=GateRouting("operator", self._plan.gpu_ids, LeastLoaded()),
             operations=OperatorRoutes(
                 books=self._books,
                 operations=self._operations,
-                reload=lambda: _Missing().reload(),
+                reload=self.reload,
                 journal=self._journal_facts(),
                 logs=self._logs,
                 wall_clock=time.time,
             ),
         )
-
-
-class _Missing:
-    """What is not joined yet."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise GateError(501, "not_available", f"This ComfyGate cannot {name}")
-
-
-@implementer(IBackendListener)
-class Herald:
-    """Says where to find what is there, once every GPU answers or has failed to."""
-
-    _log = Logger()
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._ready: dict[int, bool] = {}
-        self._said = False
-
-    def backend_changed(self, backend: IBackend) -> None:
-        """See :class:`comfygate.interfaces.IBackendListener`."""
-        if self._said or backend.state not in (BackendState.READY, BackendState.DOWN, BackendState.FAILED):
-            return
-        self._ready[backend.gpu_id] = backend.state is BackendState.READY
-        self._said = len(self._ready) == len(self._plan.gpu_ids)
-        if self._said:
-            self._log.info("{summary}:\n{addresses}", summary=self._summary(), addresses="\n".join(self._lines()))
-
-    def queue_changed(self, backend: IBackend, remaining: int) -> None:
-        """See :class:`comfygate.interfaces.IBackendListener`."""
-
-    def _summary(self) -> str:
-        missing = sorted(gpu_id for gpu_id, ready in self._ready.items() if not ready)
-        if len(missing) == len(self._ready):
-            return "ComfyGate listens, but no GPU is ready"
-        return "ComfyGate is ready" + (f", but for {_gpus(missing)}" if missing else "")
-
-    def _lines(self) -> Iterator[str]:
-        interface = self._plan.config.interface
-        host = {"0.0.0.0": "localhost", "::": "localhost"}.get(interface, interface)  # noqa: S104
-        for gate in self._plan.gates:
-            gpus = _gpus(gate.gpu_ids)
-            what = gpus if gate.name.startswith("gpu-") else f"{gate.name}: {gpus}"
-            yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
-        yield f"    comfygatectl --state-dir {shlex.quote(self._plan.config.state_dir)}  looks after it"
-
-
-def _gpus(gpu_ids: Sequence[int]) -> str:
-    return f"GPU{'s' if len(gpu_ids) > 1 else ''} {', '.join(map(str, gpu_ids))}"
-
-
-def make_backends(reactor: Any, plan: Plan) -> list[IBackend]:
-    """Make a backend for each GPU; nothing is started yet."""
-    options = Options(reactor)
-    return [_backend(reactor, plan, gpu_id, options) for gpu_id in plan.gpu_ids]
-
-
-def _backend(reactor: Any, plan: Plan, gpu_id: int, options: Options) -> IBackend:
-    config = plan.config
-    overrides = config.overrides(gpu_id)
-    if overrides.url is not None:
-        return RemoteBackend(reactor, gpu_id, overrides.url, name=overrides.name)
-    state = Path(config.state_dir)
-    setup = Setup(
-        device=plan.devices[gpu_id],
-        program=Program(config.comfyui, config.python),
-        folders=Folders(
-            own=state / f"gpu-{gpu_id}",
-            input=Path(config.input_dir),
-            output=Path(config.output_dir),
-            user=state / "user" if config.simulated else None,
-        ),
-        arguments=(*config.arguments, *overrides.arguments),
-        start_timeout=config.start_timeout,
-        stop_grace=config.stop_grace,
-        restart_delay=config.restart_delay,
-        restart_delay_max=config.restart_delay_max,
-        hang_timeout=config.hang_timeout,
-        stall_timeout=config.stall_timeout,
-        log_size=config.log_size,
-        log_files=config.log_files,
-    )
-    return ManagedBackend(reactor, setup, options)

@@ -7,10 +7,10 @@ is not used twice and an interrupt can tell "over" from "never heard of".
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable
 
-from attrs import define, evolve, frozen
+from attrs import define, evolve, field, frozen
 
 from comfygate.interfaces import IJobListener
 from comfygate.model import BackendState, BackendView, Job, JobState
@@ -72,7 +72,7 @@ class Running:
 
 @define
 class _Gpu:
-    held: dict[str, Held]
+    held: dict[str, Held] = field(factory=dict)
     strangers: tuple[Stranger, ...] = ()
     last_assigned: int = -1
 
@@ -80,14 +80,14 @@ class _Gpu:
 class Ledger:
     """Every job from its acceptance to its end.
 
-    :param gpu_ids: the GPUs there are.
+    :param gpu_ids: the GPUs there are; more may be named at any time.
     :param waiting: the queue to keep waiting jobs in.
     :param remembered: how many ended jobs are remembered.
     """
 
     def __init__(self, gpu_ids: Iterable[int], waiting: WaitingJobs, remembered: int = 10_000) -> None:
         self.waiting = waiting
-        self._gpus = {gpu_id: _Gpu({}) for gpu_id in gpu_ids}
+        self._gpus: defaultdict[int, _Gpu] = defaultdict(_Gpu, {gpu_id: _Gpu() for gpu_id in gpu_ids})
         self._where: dict[str, int] = {}
         self._finished: set[str] = set()
         self._expected: Counter[int] = Counter()
@@ -186,6 +186,10 @@ class Ledger:
     def meet(self, gpu_id: int, strangers: tuple[Stranger, ...]) -> None:
         """A backend's queue holds these jobs that did not come through us."""
         self._gpus[gpu_id].strangers = strangers
+
+    def drop(self, gpu_id: int) -> None:
+        """A GPU that holds no job is gone, and what others had sent to it."""
+        self._gpus.pop(gpu_id, None)
 
     # What is known.
 

@@ -53,8 +53,12 @@ class Persistence:
         self._thread = None if store is None else OneThread(reactor.callFromThread)
         self.journal: Journal | NullJournal = NullJournal()
         if store is not None and self._thread is not None:
-            keep = Keep(finished=config.keep_finished, days=config.keep_days)
-            self.journal = Journal(store, self._thread, reactor, time.time, keep=keep, outliving=outliving)
+            self.journal = Journal(store, self._thread, reactor, time.time, keep=_kept(config), outliving=outliving)
+
+    def follow(self, config: Config) -> None:
+        """Keep as much as this configuration says."""
+        if isinstance(self.journal, Journal):
+            self.journal.keep(_kept(config))
 
     def drained(self) -> tuple[int, ...]:
         """The GPUs that an operator drained, as far as is remembered."""
@@ -84,3 +88,7 @@ class Persistence:
         await self.journal.close()
         if self._thread is not None:
             self._thread.end()
+
+
+def _kept(config: Config) -> Keep:
+    return Keep(finished=config.keep_finished, days=config.keep_days)

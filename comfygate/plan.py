@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from comfygate.backend.devices import DeviceError, resolve_devices
 from comfygate.config.settings import Config, GateConfig
@@ -32,6 +32,26 @@ class Plan:
     gates: tuple[GateConfig, ...]
     routings: tuple[GateRouting, ...]
     interrupt_policy: IInterruptPolicy
+
+    def succeeding(self, old: Plan) -> Plan:
+        """Itself, applied while the daemon runs with `old`.
+
+        A temporary state_dir stays the same one, and so does a policy where the
+        configuration names the same as there.
+        """
+        specs = {gate.name: gate.policy for gate in old.gates}
+        policies = {routing.name: routing.policy for routing in old.routings}
+        kept = [
+            evolve(routing, policy=policies[gate.name]) if specs.get(gate.name) == gate.policy else routing
+            for gate, routing in zip(self.gates, self.routings, strict=True)
+        ]
+        same = self.config.interrupt_policy == old.config.interrupt_policy
+        return evolve(
+            self,
+            config=self.config.staying(old.config),
+            routings=tuple(kept),
+            interrupt_policy=old.interrupt_policy if same else self.interrupt_policy,
+        )
 
 
 def make_plan(config: Config) -> Plan:

@@ -1,75 +1,33 @@
-"""The listening ports: each with its gate, its connections and its WebSockets."""
+"""All listening ports, and what they share."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.writer import UserWriter
+from comfygate.claims import Place
 from comfygate.config.settings import Config, GateConfig
-from comfygate.cors import Origins
 from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
-from comfygate.gate.cross_origin import CrossOriginSite
-from comfygate.gate.gate import Gate, GateFacts
-from comfygate.gate.limits import Limits
+from comfygate.gate.gate import Gate
 from comfygate.gate.pool import UpstreamPool
-from comfygate.gate.server import GateFactory
-from comfygate.gate.site import IGateSite
 from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.tally import GateFigures
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
+from comfygate.port import Port, facts_of
 
 CONNECT_TIME = 5.0
 """Seconds to connect to a backend."""
-
-GRACE = 5.0
-"""Seconds that requests under way are given when the daemon stops."""
-
-SPARE = 10.0
-"""Seconds that a decision may take besides ``max_wait``."""
-
-
-class Port:
-    """One listening port."""
-
-    def __init__(self, gate: Gate, factory: GateFactory, listening: IListeningPort, number: int) -> None:
-        self._number = number
-        self._gate = gate
-        self._factory = factory
-        self._listening = listening
-
-    @property
-    def figures(self) -> GateFigures:
-        """What it has counted."""
-        facts = self._gate.facts
-        return GateFigures(facts.name, self._number, facts.gpu_ids, self._factory.tally, self._gate.bridges.clients)
-
-    def status_changed(self) -> None:
-        """Another number of prompts waits: tell the WebSocket clients."""
-        self._gate.bridges.status_changed()
-
-    def backend_changed(self, backend: IBackend) -> None:
-        """A backend has another state: WebSockets may have to look for another."""
-        self._gate.bridges.backend_changed(backend)
-
-    def announce(self, client_id: str, message: bytes) -> None:
-        """Send a text message of our own to the newest WebSocket with this clientId."""
-        self._gate.bridges.announce(client_id, message)
-
-    def stop(self) -> Deferred[Any]:
-        """Close it; fires when no client is left."""
-        self._listening.stopListening()
-        return gatherResults([self._gate.bridges.close(), self._factory.stop(GRACE)], consumeErrors=True)
 
 
 @implementer(IBackendListener)
@@ -80,6 +38,8 @@ class Ports:
     :param status: who counts the prompts that are left, given a port's set.
     :param heard: called when :meth:`is_heard` has changed for a backend.
     """
+
+    _log = Logger()
 
     def __init__(
         self,
@@ -94,14 +54,20 @@ class Ports:
         self._fleet = fleet
         self._status = status
         self._upstreams = Upstreams(self._backend_pool)
-        self._controls: list[UpstreamPool] = []
         self._sessions = Sessions(reactor, heard)
         self._uploads = UploadRoom(reactor)
         self._writer = UserWriter(fleet)
-        self._ports: list[Port] = []
+        self._ports: dict[str, Port] = {}
+        self._places: dict[str, Place] = {}
+        self._closing: set[Deferred[Any]] = set()
         for backend in fleet:
             self._sessions.backend_changed(backend)
-            backend.subscribe(self)
+        fleet.subscribe(self)
+
+    @property
+    def sockets(self) -> dict[Place, socket.socket]:
+        """What listens now, by interface and port."""
+        return {self._places[name]: port.socket for name, port in self._ports.items()}
 
     def open(self, gates: Mapping[str, GateConfig], sockets: Mapping[str, socket.socket]) -> None:
         """Serve on sockets that listen already; they are ours from now on.
@@ -109,27 +75,48 @@ class Ports:
         :param gates: by name, as `sockets`.
         """
         for name, listening in sockets.items():
-            limits = Limits(connections=self._config.max_connections, admit=SPARE + gates[name].max_wait)
-            gate = self._gate(gates[name])
-            factory = GateFactory(self._site(gate), self._reactor, limits, name=name, tally=gate.bridges.tally)
-            port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, factory)
-            listening.close()
-            self._ports.append(Port(gate, factory, port, gates[name].port))
+            with self._log.failuresHandled("opening the port of {name}", name=name):
+                self._open(gates[name], listening)
+
+    def follow(
+        self,
+        config: Config,
+        gates: Mapping[str, GateConfig],
+        closed: Iterable[str],
+        sockets: Mapping[str, socket.socket],
+    ) -> None:
+        """Serve as a new configuration wants it.
+
+        :param gates: all that there are to be.
+        :param closed: those that are gone, or listen elsewhere now: only their
+            own connections end.
+        :param sockets: what listens for those that are new, or elsewhere.
+        """
+        self._config = config
+        old = [self._ports.pop(name) for name in closed]
+        self.open(gates, sockets)
+        for name, port in self._ports.items():
+            if name not in sockets:
+                with self._log.failuresHandled("giving {name} other values", name=name):
+                    port.behave(config, gates[name], self._status(gates[name].gpu_ids))
+        for port in old:
+            with self._log.failuresHandled("closing a port"):
+                self._close(port)
 
     def figures(self) -> list[GateFigures]:
         """What each port has counted."""
-        return [port.figures for port in self._ports]
+        return [port.figures for port in self._ports.values()]
 
     def status_changed(self) -> None:
         """Another number of prompts waits: tell the WebSocket clients."""
-        for port in self._ports:
+        for port in self._ports.values():
             port.status_changed()
 
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
         self._upstreams.backend_changed(backend)
         # Whoever goes to another backend does so before the others wait, or are served again.
-        for port in self._ports:
+        for port in self._ports.values():
             port.backend_changed(backend)
         self._sessions.backend_changed(backend)
 
@@ -142,34 +129,30 @@ class Ports:
 
     def announce(self, client_id: str, message: bytes) -> None:
         """Send a text message of our own to the newest WebSocket with this clientId on every port."""
-        for port in self._ports:
+        for port in self._ports.values():
             port.announce(client_id, message)
 
     def close(self) -> Deferred[Any]:
         """Close all; fires when no client is left."""
-        closing = gatherResults([port.stop() for port in self._ports], consumeErrors=True)
+        closing = gatherResults([*self._closing, *(port.stop() for port in self._ports.values())], consumeErrors=True)
         return closing.addBoth(self._drop_connections)
 
     def _drop_connections(self, result: object) -> object:
         self._upstreams.close()
-        for control in self._controls:
-            control.close()
         return result
 
-    def _gate(self, gate: GateConfig) -> Gate:
-        config = self._config
-        facts = GateFacts(
-            name=gate.name,
-            gpu_ids=gate.gpu_ids,
-            rate=gate.rate,
-            burst=gate.burst,
-            by_client=gate.limit_by == "client",
-            max_wait=gate.max_wait,
-            metered=gate.metered,
-            max_prompt=config.max_prompt,
-            max_body=config.max_body,
-            backend_timeout=config.backend_timeout,
-        )
+    def _open(self, gate: GateConfig, listening: socket.socket) -> None:
+        control = self._control()
+        port = Port(self._reactor, self._config, gate, self._gate(gate, control), control, listening)
+        self._ports[gate.name] = port
+        self._places[gate.name] = (self._config.interface, gate.port)
+
+    def _close(self, port: Port) -> None:
+        closing = port.stop("this port has been closed")
+        self._closing.add(closing)
+        closing.addBoth(lambda _: self._closing.discard(closing))
+
+    def _gate(self, gate: GateConfig, control: UpstreamPool) -> Gate:
         bridges = Bridges(
             self._reactor,
             self._status(gate.gpu_ids),
@@ -178,26 +161,20 @@ class Ports:
             sessions=self._sessions,
         )
         return Gate(
-            facts,
+            facts_of(self._config, gate),
             fleet=self._fleet,
             upstreams=self._upstreams,
-            control=self._control(),
+            control=control,
             bridges=bridges,
             uploads=self._uploads,
             writer=self._writer,
             clock=self._reactor,
         )
 
-    def _site(self, gate: Gate) -> IGateSite:
-        allowed = self._config.cors_origins
-        return CrossOriginSite(gate, Origins(allowed)) if allowed else gate
-
     def _control(self) -> UpstreamPool:
         # Each port has its own: slow clients of one must not use up what the others need.
         endpoint = UNIXClientEndpoint(self._reactor, self._config.control_socket)
-        pool = UpstreamPool(endpoint, self._reactor, name="the control plane")
-        self._controls.append(pool)
-        return pool
+        return UpstreamPool(endpoint, self._reactor, name="the control plane")
 
     def _backend_pool(self, address: tuple[str, int], name: str) -> UpstreamPool:
         return UpstreamPool(tcp_endpoint(self._reactor, *address, CONNECT_TIME), self._reactor, name=name)

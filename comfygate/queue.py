@@ -26,6 +26,16 @@ class WaitingJobs:
         self._jobs: dict[str, Job] = {}
         self._gates: dict[str, list[Job]] = {}
 
+    @property
+    def max_jobs(self) -> int:
+        """How many may wait in all."""
+        return self._max_jobs
+
+    def rebound(self, max_jobs: int, max_bytes: int) -> None:
+        """Set other bounds; what waits already is kept."""
+        self._max_jobs = max_jobs
+        self._max_bytes = max_bytes
+
     def check_room(self, size: int = 0, beside: int = 0) -> None:
         """See whether one more job of `size` bytes could be added.
 

@@ -21,7 +21,7 @@ class Shutdown:
 
     :param reconciler: knows what becomes of a job that a backend loses.
     :param recall: takes back what waits in a backend's own queue.
-    :param grace: seconds that running prompts are given.
+    :ivar grace: seconds that running prompts are given.
     """
 
     _log = Logger()
@@ -33,19 +33,19 @@ class Shutdown:
         self._reconciler = reconciler
         self._ledger = books.ledger
         self._recall = recall
-        self._grace = grace
+        self.grace = grace
         self._hurried = False
 
     async def wind_down(self) -> None:
         """Accept and hand over nothing more; return once no backend holds a prompt, or the grace is over."""
-        self._books.close(self._grace)
+        self._books.close(self.grace)
         running = self._running()
         self._say_what_is_left(running)
         if not self._busy():
             return
         recalls = [self._take_back(gpu_id) for gpu_id in self._busy()]
         try:
-            await self._books.until(lambda: self._hurried or not self._busy(), self._grace)
+            await self._books.until(lambda: self._hurried or not self._busy(), self.grace)
         finally:
             for one in recalls:
                 one.cancel()
@@ -92,7 +92,7 @@ class Shutdown:
                 "stopping: {running} prompts run, {waiting} wait; giving them {grace:g} s",
                 running=len(running),
                 waiting=waiting,
-                grace=self._grace,
+                grace=self.grace,
             )
         elif waiting:
             self._log.info("stopping: no prompt runs, {waiting} wait", waiting=waiting)

@@ -14,6 +14,7 @@ from twisted.python import usage
 import comfygate
 from comfygate.claims import StateFolder, claim_ports, raise_file_limit
 from comfygate.config.settings import ConfigError, load
+from comfygate.hangups import Hangups
 from comfygate.plan import Plan, make_plan
 
 
@@ -29,6 +30,7 @@ class Options(usage.Options):
     optFlags = [["check", None, "only say whether the configuration is right, and start nothing"]]
 
     plan: Plan
+    hangups: Hangups
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Read the command line; a mistake in it is one sentence and exit status 2."""
@@ -49,15 +51,26 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read and check the configuration."""
+        # twistd may go to another folder later, and a relative name must mean the same file then.
+        self._here = os.getcwd()
+        self.hangups = Hangups()
+        if not self["check"]:
+            self.hangups.listen()
         try:
-            config = load(self["config"], os.environ)
-            self.plan = make_plan(config)
+            self.plan = self.read()
         except ConfigError as error:
             _refuse(str(error))
         if self["check"]:
             ports = ", ".join(f"{gate.name} on {gate.port}" for gate in self.plan.gates)
-            sys.stdout.write(f"{config.filename}: all is well; it would serve {ports}\n")
+            sys.stdout.write(f"{self.plan.config.filename}: all is well; it would serve {ports}\n")
             raise SystemExit(0)
+
+    def read(self) -> Plan:
+        """Read and check the configuration as it is now.
+
+        :raises ConfigError: for any mistake.
+        """
+        return make_plan(load(self["config"], os.environ, self._here))
 
 
 def makeService(options: Options) -> IService:
@@ -85,7 +98,10 @@ def makeService(options: Options) -> IService:
             raise
     except ConfigError as error:
         _refuse(str(error))
-    return Daemon(reactor, plan, folder, sockets, store)
+    daemon = Daemon(reactor, plan, folder, sockets, store, options.read)
+    options.hangups.connect(reactor, daemon.reload)
+    reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
+    return daemon
 
 
 def _exit_cleanly(reactor: Any) -> None:

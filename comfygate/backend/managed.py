@@ -166,11 +166,17 @@ class ManagedBackend:
         self._lifecycle.condemn(cause, f"{reason}; killed")
 
     def reconfigure(self, setup: Setup) -> None:
-        """Use `setup` from the next start on.
+        """Live by `setup`: its limits and names hold from now on, all else from the next start on.
 
         :param setup: for the same GPU.
         """
-        self._setup = setup
+        old, self._setup = self._setup, setup
+        self._record.stop_grace = setup.stop_grace
+        self._record.delays = delays(setup.restart_delay, setup.restart_delay_max)
+        if old.device.environment == setup.device.environment:
+            self.name, self.device = setup.device.name, setup.device.label
+        if (old.hang_timeout, old.stall_timeout) != (setup.hang_timeout, setup.stall_timeout):
+            self._watch_if_ready()
 
     def subscribe(self, listener: IBackendListener) -> None:
         """Tell `listener` of every later change."""
@@ -185,6 +191,8 @@ class ManagedBackend:
     def changed(self) -> None:
         """Act on a new state (an effect of the lifecycle)."""
         with self.log.failuresHandled("while acting on the state of GPU {gpu_id}", gpu_id=self.gpu_id):
+            if self.state is BackendState.READY:
+                self._start_seconds = max(1.0, self._reactor.seconds() - self._begun_at)
             self._log_state()
             self._watch_if_ready()
         self._listeners.backend_changed(self)
@@ -213,15 +221,15 @@ class ManagedBackend:
             self._watchdog = None
         attempt = self._ready_attempt
         if attempt is not None:
-            self._start_seconds = max(1.0, self._reactor.seconds() - self._begun_at)
             self._watch(attempt)
 
     def _watch(self, attempt: ComfyUIAttempt) -> None:
         assert attempt.client is not None and attempt.process is not None  # noqa: S101 - it is ready
-        limits = attempt.setup.hang_timeout, attempt.setup.stall_timeout
+        limits = self._setup.hang_timeout, self._setup.stall_timeout
         self._watchdog = watchdog = Watchdog(self._reactor, attempt.client, self._usage, *limits, self._condemn)
         watchdog.start()
-        attempt.process.worker_lost.addCallback(watchdog.worker_lost)
+        if not attempt.process.worker_lost.called:
+            attempt.process.worker_lost.addCallback(watchdog.worker_lost)
         self._monitor = Monitor(
             self._reactor,
             ("127.0.0.1", attempt.port),

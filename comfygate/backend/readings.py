@@ -58,18 +58,19 @@ class Sensors(Protocol):
 class Devices:
     """NVML for the devices, ``/proc`` for the processes.
 
-    :param uuids: of the devices that NVML knows, by gpu_id; without any, it is
-        not even loaded.
+    :ivar uuids: of the devices that NVML knows, by gpu_id; without any, it is
+        not even loaded.  May be set to others at any time.
     """
 
     def __init__(self, uuids: Mapping[int, str]) -> None:
-        self._uuids = uuids
+        self.uuids = uuids
         self._nvml: Any = None
-        self._handles: dict[int, Any] = {}
+        self._handles: dict[str, Any] = {}
 
     def read(self, pids: Mapping[int, int]) -> Mapping[int, Reading]:
         """See :meth:`Sensors.read`."""
-        found = {gpu_id: self._device(gpu_id) for gpu_id in self._uuids} if self._uuids and self._open() else {}
+        uuids = self.uuids
+        found = {gpu_id: self._device(uuid) for gpu_id, uuid in uuids.items()} if uuids and self._open() else {}
         for gpu_id, pid in pids.items():
             found[gpu_id] = evolve(found.get(gpu_id, NOTHING), process_memory=resident_bytes(pid))
         return found
@@ -92,10 +93,10 @@ class Devices:
             self._nvml = pynvml
         return True
 
-    def _device(self, gpu_id: int) -> Reading:
+    def _device(self, uuid: str) -> Reading:
         nvml = self._nvml
         try:
-            handle = self._handles.get(gpu_id) or nvml.nvmlDeviceGetHandleByUUID(self._uuids[gpu_id])
+            handle = self._handles.get(uuid) or nvml.nvmlDeviceGetHandleByUUID(uuid)
         except nvml.NVMLError:
             return NOTHING
         memory = self._ask(nvml.nvmlDeviceGetMemoryInfo, handle)
@@ -103,9 +104,9 @@ class Devices:
         temperature = self._ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU)
         # A handle outlives neither a reset nor a new driver.
         if memory is None:
-            self._handles.pop(gpu_id, None)
+            self._handles.pop(uuid, None)
         else:
-            self._handles[gpu_id] = handle
+            self._handles[uuid] = handle
         return Reading(
             memory_used=None if memory is None else int(memory.used),
             memory_total=None if memory is None else int(memory.total),

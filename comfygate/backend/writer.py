@@ -17,8 +17,6 @@ class UserWriter:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        owned = tuple(backend.gpu_id for backend in fleet if backend.owned)
-        self._candidates = owned or fleet.gpu_ids
         self._chosen: IBackend | None = None
 
     def backend(self) -> IBackend:
@@ -27,5 +25,6 @@ class UserWriter:
         :raises GateError: 503 backend_starting or backend_down, with Retry-After.
         """
         if self._chosen is None or self._chosen.state is not BackendState.READY:
-            self._chosen = self._fleet.first_ready(self._candidates)
+            owned = tuple(backend.gpu_id for backend in self._fleet if backend.owned)
+            self._chosen = self._fleet.first_ready(owned or self._fleet.gpu_ids)
         return self._chosen

@@ -18,6 +18,7 @@ from comfygate.config.values import PolicySpec
 __all__ = ["Config", "ConfigError", "GateConfig", "GpuOverrides", "PolicySpec", "load", "parse"]
 
 LIMIT_NAMES = ("rate", "burst", "limit_by", "max_wait", "metered")
+NO_FILE = "without a configuration file"
 IN_ORDER = PolicySpec("least-loaded")
 _SECTION = re.compile(r"comfygate|gpu:(0|[1-9][0-9]{0,5})|gate:[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -128,6 +129,11 @@ class Config:
     gates: tuple[GateConfig, ...] = ()
 
     @property
+    def shown(self) -> str:
+        """What people call it, in the middle of a sentence."""
+        return "the configuration" if self.filename == NO_FILE else self.filename
+
+    @property
     def simulated(self) -> bool:
         """Whether the stand-in is started instead of ComfyUI."""
         return self.comfyui == SIMULATOR
@@ -136,6 +142,13 @@ class Config:
     def control_socket(self) -> str:
         """Path of the control plane's UNIX socket."""
         return os.path.join(self.state_dir, CONTROL_SOCKET)
+
+    def staying(self, old: Config) -> Config:
+        """Itself, read while the daemon runs with `old`: a temporary state_dir stays the same one."""
+        if not (self.temporary and old.temporary):
+            return self
+        inside = {key: getattr(self, key) for key in ("state_dir", "input_dir", "output_dir")}
+        return evolve(self, **{key: path.replace(self.state_dir, old.state_dir) for key, path in inside.items()})
 
     def mistake(self, key: str, message: object, section: str = "comfygate") -> ConfigError:
         """Say what is wrong with a value that only others can judge."""
@@ -225,15 +238,19 @@ class Config:
                 raise self.mistake("url", message, f"gpu:{gpu_id}")
 
 
-def load(path: str | None, environ: Mapping[str, str]) -> Config:
+def load(path: str | None, environ: Mapping[str, str], here: str | None = None) -> Config:
     """Read the configuration.
 
     :param path: the file; ``None`` for the defaults alone.
+    :param here: the folder that a relative `path` starts from; the current one,
+        unless it is named.
     :raises ConfigError: for any mistake.
     """
+    here = here or os.getcwd()
     if path is None:
-        return parse("", filename="without a configuration file", environ=environ, here=os.getcwd())
-    return parse(read_file(path), filename=path, environ=environ, here=os.path.dirname(os.path.abspath(path)))
+        return parse("", filename=NO_FILE, environ=environ, here=here)
+    full = os.path.join(here, path)
+    return parse(read_file(full, path), filename=path, environ=environ, here=os.path.dirname(full))
 
 
 def parse(

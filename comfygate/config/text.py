@@ -26,24 +26,28 @@ class ConfigError(Exception):
         super().__init__(f"{where}: {message}.")
 
 
-def read_file(path: str) -> str:
+def read_file(path: str, shown: str | None = None) -> str:
     """Read a file.
 
+    :param shown: what messages call it, if not `path`.
     :raises ConfigError: if it cannot be read, is no text in UTF-8, or is too large.
     """
+    shown = shown or path
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_FILE + 1)
     except OSError as error:
         message = f"cannot be read ({error.strerror}); name a file that can be, with --config"
-        raise ConfigError(path, "", "", message) from None
+        raise ConfigError(shown, "", "", message) from None
     if len(data) > MAX_FILE:
-        raise ConfigError(path, "", "", "is over 1 MiB, so it is not a configuration; name another with --config")
+        raise ConfigError(
+            shown or path, "", "", "is over 1 MiB, so it is not a configuration; name another with --config"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(path, "", f"line {number}", "is not UTF-8; save the file in that encoding") from None
+        raise ConfigError(shown, "", f"line {number}", "is not UTF-8; save the file in that encoding") from None
 
 
 def read_sections(text: str, filename: str) -> dict[str, dict[str, str]]:

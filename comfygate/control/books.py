@@ -15,9 +15,11 @@ from comfygate.backend.fleet import Fleet
 from comfygate.errors import GateError
 from comfygate.history import failed_entry
 from comfygate.interfaces import IStatusSource
+from comfygate.last_words import LastWords
 from comfygate.ledger import Ledger
 from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
+from comfygate.routing.least_loaded import LeastLoaded
 
 _START = 10.0
 """Seconds from the end of a daemon until its successor may be expected to answer."""
@@ -26,12 +28,14 @@ _START = 10.0
 class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
-    :param prefetch: how many jobs a backend may hold: the running one and the next.
+    :ivar gates: by name.
+    :ivar prefetch: how many jobs a backend may hold: the running one and the next.
     :ivar retries: how often a job is tried again whose backend died while it ran.
     :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
         will be back.
     :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar last_words: what clients were told of the ends of prompts.
     :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
     :ivar recalled: ids that a backend was told to give back, and nobody knows whether it did: if they are gone from
         its queue, they wait with us again.
@@ -62,26 +66,32 @@ class Books:
         self.clock = clock
         self.removing: set[str] = set()
         self.unwanted: set[str] = set()
+        self.last_words = LastWords()
         self.recalling: set[str] = set()
         self.recalled: set[str] = set()
         self.draining: set[int] = set()
         self.closing: float | None = None
+        self.prefetch = prefetch
         self.retries = retries
         self.queue_when_down = queue_when_down
         self.wall_clock = wall_clock
-        self._prefetch = prefetch
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
 
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
-        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self._prefetch)
+        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self.prefetch)
         draining = gpu_id in self.draining or self.closing is not None
         return evolve(view, draining=True) if draining else view
 
     def views(self) -> dict[int, BackendView]:
         """What a policy sees of every GPU now."""
         return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
+
+    @property
+    def everything(self) -> GateRouting:
+        """All GPUs, as one gate that nobody sends prompts to."""
+        return GateRouting("operator", self.fleet.gpu_ids, LeastLoaded())
 
     def fail(self, prompt_id: str, reason: str, state: JobState = JobState.FAILED) -> None:
         """A held job has ended by our decision; its client finds the reason in the history, as ComfyUI's own errors.
@@ -161,14 +171,17 @@ class RemainingWork:
     tell clients now and then that nothing is left while their job begins.
     """
 
-    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int]) -> None:
+    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int], last_words: LastWords) -> None:
         self._ledger = ledger
+        self._last_words = last_words
         self._gpu_ids = tuple(gpu_ids)
 
     def remaining(self) -> int:
         """See :class:`comfygate.interfaces.IStatusSource`."""
         return sum(self._ledger.remaining(gpu_id) for gpu_id in self._gpu_ids)
 
-    def finished(self, prompt_id: str) -> None:
+    def heard(self, kind: bytes, payload: bytes) -> None:
         """See :class:`comfygate.interfaces.IStatusSource`."""
-        self._ledger.finish(prompt_id)
+        over = self._last_words.hear(kind, payload)
+        if over is not None:
+            self._ledger.finish(over)

@@ -57,7 +57,7 @@ class Chronicle:
 
     def since(self, gpu_id: int) -> float:
         """When a backend came into its state."""
-        return self._since[gpu_id]
+        return self._since.get(gpu_id, self.started)
 
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""

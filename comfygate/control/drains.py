@@ -51,6 +51,11 @@ class Drains:
         self._wanted.difference_update(gpu_ids)
         self._changed()
 
+    def forget(self, gpu_id: int) -> None:
+        """The backend is gone; the next one with this number is not drained."""
+        if gpu_id in self._wanted:
+            self.end((gpu_id,))
+
     @contextmanager
     def held(self, gpu_id: int) -> Iterator[None]:
         """Drain one for as long as the context lasts, whatever the operator wants."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from enum import Enum
 
 from attrs import define, field
@@ -103,14 +104,13 @@ class Failures:
     def __init__(self, fleet: Fleet, clock: IReactorTime) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._rows = {gpu_id: Row() for gpu_id in fleet.gpu_ids}
+        self._rows: defaultdict[int, Row] = defaultdict(Row)
         self._freeing: dict[int, Deferred[None]] = {}
         self._stopped = False
 
     def start(self) -> None:
         """Follow every backend from now on."""
-        for backend in self._fleet:
-            backend.subscribe(self)
+        self._fleet.subscribe(self)
 
     def stop(self) -> None:
         """Do nothing any more."""
@@ -122,7 +122,7 @@ class Failures:
         self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
     ) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""
-        if gpu_id is None or gpu_id not in self._rows:
+        if gpu_id is None:
             return
         row = self._rows[gpu_id]
         if state is JobState.DONE:
@@ -144,7 +144,7 @@ class Failures:
         """See :class:`comfygate.interfaces.IBackendListener`."""
 
     def _act(self, gpu_id: int, remedy: Remedy, reasons: tuple[str, ...]) -> None:
-        if self._stopped:
+        if self._stopped or gpu_id not in self._fleet:
             return
         if remedy is Remedy.FREE:
             self._free(gpu_id, reasons)

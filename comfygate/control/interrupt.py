@@ -34,14 +34,17 @@ class Interrupted:
 
 
 class Interrupts:
-    """Finds prompts and stops them, and never touches another one."""
+    """Finds prompts and stops them, and never touches another one.
+
+    :ivar policy: where they are looked for.
+    """
 
     _log = Logger()
 
     def __init__(self, books: Books, policy: IInterruptPolicy) -> None:
         self._books = books
         self._ledger = books.ledger
-        self._policy = policy
+        self.policy = policy
 
     async def prompt(self, prompt_id: str) -> Interrupted:
         """Stop one prompt, wherever it is.
@@ -56,7 +59,7 @@ class Interrupts:
         if held is None and self._ledger.ended(prompt_id) is not None:
             return Interrupted(prompt_id, None, "unknown")
         views = tuple(self._books.views().values())
-        for candidate in self._policy.candidates(prompt_id, job, gpu_id, views):
+        for candidate in self.policy.candidates(prompt_id, job, gpu_id, views):
             state = await self._asked_to_stop(candidate, prompt_id)
             if state is not None:
                 return Interrupted(prompt_id, candidate, state)
@@ -124,7 +127,7 @@ class Interrupts:
         job = self._ledger.waiting.get(prompt_id)
         self._ledger.end(prompt_id, JobState.CANCELLED)
         self._books.changed()
-        return Interrupted(prompt_id, job.expected, "pending")
+        return Interrupted(prompt_id, job.expected if job.expected >= 0 else None, "pending")
 
     async def _settled(self, prompt_ids: Iterable[str]) -> None:
         # A job on its way, to a backend or back from there, is in neither queue; it arrives within milliseconds.

@@ -6,7 +6,7 @@ encoded again, however long the queue is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import orjson
 
@@ -23,7 +23,7 @@ class Listings:
     :param ports: the port that each GPU answers on.
     """
 
-    def __init__(self, books: Books, ports: dict[int, int]) -> None:
+    def __init__(self, books: Books, ports: Mapping[int, int]) -> None:
         self._books = books
         self._ledger = books.ledger
         self._ports = ports
@@ -55,9 +55,10 @@ class Listings:
 
     def all(self) -> Iterator[bytes]:
         """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals."""
-        listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in self._books.fleet}
+        backends = tuple(self._books.fleet)  # some may be gone before the last piece is read
+        listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in backends}
         yield b'{"queues":['
-        for index, backend in enumerate(self._books.fleet):
+        for index, backend in enumerate(backends):
             yield b"," if index else b""
             yield from self._one_of_all(backend, listings[backend.gpu_id])
         totals = {
@@ -70,7 +71,7 @@ class Listings:
         facts = {
             "gpu_id": backend.gpu_id,
             "state": backend.state.value,
-            "port": self._ports[backend.gpu_id],
+            "port": self._ports.get(backend.gpu_id),
             "device": backend.device,
             "name": backend.name,
             "running_count": len(listing.running),

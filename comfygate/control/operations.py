@@ -14,6 +14,7 @@ from comfygate.control.interrupt import Interrupted, Interrupts
 from comfygate.control.moves import Moves, over_or_unknown
 from comfygate.control.recall import Recall
 from comfygate.control.reconcile import Reconciler
+from comfygate.control.retirement import Retirement
 from comfygate.control.rolling import RestartStep, Rolling, Tell
 from comfygate.errors import GateError
 from comfygate.model import Job
@@ -33,7 +34,7 @@ def _forget(gpu_ids: frozenset[int]) -> None:
 class Operations:
     """Drains, moves, cancels and restarts.
 
-    :param start_timeout: seconds that a ComfyUI may take to become ready.
+    :ivar start_timeout: seconds that a ComfyUI may take to become ready.
     :param remember: see :class:`~comfygate.control.drains.Drains`, as `drained`.
     """
 
@@ -51,7 +52,7 @@ class Operations:
     ) -> None:
         self._books = books
         self._interrupts = interrupts
-        self._start_timeout = start_timeout
+        self.start_timeout = start_timeout
         self._recall = Recall(books, reconciler)
         self._moves = Moves(books, self._recall)
         self._drains = Drains(books, self._recall, remember, drained)
@@ -122,12 +123,19 @@ class Operations:
         if self._roll is not None:
             details = "Wait until it is over; a prompt that holds it up can be cancelled."
             raise GateError(409, "restart_under_way", "Another restart goes on", details, retry_after=5)
-        rolling = Rolling(self._books, self._recall, self._drains, self._start_timeout, now=now, tell=tell)
+        rolling = Rolling(self._books, self._recall, self._drains, self.start_timeout, now=now, tell=tell)
         self._roll = roll = Deferred.fromCoroutine(rolling.run(known))
         roll.addBoth(self._rolled)
         asked: Deferred[None] = Deferred()
         roll.addCallbacks(asked.callback, asked.errback)
         return asked
+
+    def retire(self, gpu_id: int) -> Deferred[None]:
+        """End a backend for good, when what it runs has ended; what waits in its own queue comes back to ours.
+
+        :return: fires when nothing of it is left; cancelled, the backend works on.
+        """
+        return Deferred.fromCoroutine(Retirement(self._books, self._drains).run(gpu_id))
 
     def close(self) -> None:
         """Ask no backend any more, and end a restart that goes on."""

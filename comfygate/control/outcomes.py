@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Literal
 
@@ -55,15 +55,25 @@ class Outcomes:
     def __init__(
         self, gpu_ids: Iterable[int], gates: Iterable[str], clock: IReactorTime, wall_clock: Callable[[], float]
     ) -> None:
-        gpu_ids = tuple(gpu_ids)
-        self.accepted: Counter[str] = Counter(dict.fromkeys(gates, 0))
-        self.ended: dict[tuple[int, Outcome], int] = {(gpu_id, name): 0 for gpu_id in gpu_ids for name in OUTCOMES}
-        self.waited = {gpu_id: Durations() for gpu_id in gpu_ids}
-        self.ran = {gpu_id: Durations() for gpu_id in gpu_ids}
+        self.accepted: Counter[str] = Counter()
+        self.ended: dict[tuple[int, Outcome], int] = {}
+        self.waited: dict[int, Durations] = {}
+        self.ran: dict[int, Durations] = {}
         self._clock = clock
         self._wall_clock = wall_clock
         self._times: dict[str, _Times] = {}
-        self._last_end = dict.fromkeys(gpu_ids, 0.0)
+        self._last_end: defaultdict[int, float] = defaultdict(float)
+        self.follow(gpu_ids, gates)
+
+    def follow(self, gpu_ids: Iterable[int], gates: Iterable[str]) -> None:
+        """Count for these from now on, too; what was counted for others stays."""
+        for gate in gates:
+            self.accepted[gate] += 0
+        for gpu_id in gpu_ids:
+            for name in OUTCOMES:
+                self.ended.setdefault((gpu_id, name), 0)
+            self.waited.setdefault(gpu_id, Durations())
+            self.ran.setdefault(gpu_id, Durations())
 
     def __len__(self) -> int:
         """How many jobs are not over."""

@@ -36,8 +36,6 @@ _JSON_OF_NOW = ((b"Content-Type", b"application/json; charset=utf-8"), (b"Cache-
 class Control:
     """What the routes answer with.
 
-    :ivar operator: the gate that a request on the control socket itself speaks
-        for: all GPUs.
     :ivar operations: what only the operator may ask for.
     """
 
@@ -50,7 +48,6 @@ class Control:
     events: Events
     readings: Readings
     metrics: Metrics
-    operator: GateRouting
     operations: OperatorRoutes
     page: StatusPage = field(factory=StatusPage.load)
 
@@ -184,8 +181,11 @@ class Root(Resource):
     def _gate(self, request: Request) -> GateRouting:
         name = request.getHeader(GATE_HEADER)
         if name is None:
-            return self._control.operator
-        return self._control.books.gates[name.decode("ascii") if isinstance(name, bytes) else name]
+            return self._control.books.everything
+        gate = self._control.books.gates.get(name.decode("ascii") if isinstance(name, bytes) else name)
+        if gate is None:
+            raise GateError(503, "port_closed", "This port is being closed", "It is not in the configuration any more.")
+        return gate
 
 
 class QuietSite(Site):

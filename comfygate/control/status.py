@@ -30,7 +30,6 @@ class Telemetry:
 
     :ivar gates: every port as it is now.
     :ivar ports: the port that each GPU answers on.
-    :ivar max_pending: how many prompts may wait.
     :ivar wall_clock: seconds since 1970.
     :ivar journal: whether there is a journal, and how it fares: ``{"state", "error"}``.
     """
@@ -41,7 +40,6 @@ class Telemetry:
     readings: Readings
     gates: Callable[[], Sequence[GateFigures]]
     ports: Mapping[int, int]
-    max_pending: int
     wall_clock: Callable[[], float]
     journal: Callable[[], dict[str, Any]] = lambda: {"state": "off", "error": None}
 
@@ -83,7 +81,7 @@ class Status:
             **{name: sum(gpu[f"{name}_count"] for gpu in gpus) for name in _COUNTED},
             "waiting": len(self._books.ledger.waiting),
             **{name: sum(gpu[name] for gpu in gpus) for name in OUTCOMES},
-            "max_pending": self._telemetry.max_pending,
+            "max_pending": self._books.ledger.waiting.max_jobs,
         }
 
     def _gpu(self, backend: IBackend) -> dict[str, Any]:
@@ -94,7 +92,7 @@ class Status:
             "gpu_id": gpu_id,
             "name": backend.name,
             "device": backend.device,
-            "port": self._telemetry.ports[gpu_id],
+            "port": self._telemetry.ports.get(gpu_id),
             "owned": backend.owned,
             "state": backend.state.value,
             "draining": gpu_id in self._books.draining,

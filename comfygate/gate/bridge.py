@@ -115,15 +115,16 @@ class Bridges:
 
         Those that stay with this one, their sessions wait with.
         """
-        if self.closing or backend.gpu_id not in self._gpu_ids:
-            return
-        ready = self._fleet.ready(self._gpu_ids)
-        for bridge in list(self._bridges):
-            if ready and self._fleet[bridge.gpu_id].state is not BackendState.READY:
-                bridge.move(ready[0].gpu_id)
-        if all(self._fleet[gpu_id].state is BackendState.FAILED for gpu_id in self._gpu_ids):
-            for bridge in list(self._bridges):
-                bridge.close(Ending(SERVICE_RESTART, self._given_up()))
+        if not self.closing:
+            self._review()
+
+    def serve(self, gpu_ids: Sequence[int], status: IStatusSource) -> None:
+        """The gate has this set from now on; clients stay with a backend outside of it as long as that is ready."""
+        self._gpu_ids = tuple(gpu_ids)
+        self.status = status
+        if not self.closing:
+            self._review()
+            self.status_changed()
 
     def announce(self, client_id: str, message: bytes) -> None:
         """Send a text message of our own to the newest socket with this clientId."""
@@ -148,6 +149,15 @@ class Bridges:
             idle, self._idle = self._idle, []
             for deferred in idle:
                 deferred.callback(None)
+
+    def _review(self) -> None:
+        ready = self._fleet.ready(self._gpu_ids)
+        for bridge in list(self._bridges):
+            if ready and not self._fleet.ready((bridge.gpu_id,)):
+                bridge.move(ready[0].gpu_id)
+        if all(self._fleet[gpu_id].state is BackendState.FAILED for gpu_id in self._gpu_ids):
+            for bridge in list(self._bridges):
+                bridge.close(Ending(SERVICE_RESTART, self._given_up()))
 
     def _place(self, *, may_wait: bool) -> int:
         for backend in self._fleet.ready(self._gpu_ids):

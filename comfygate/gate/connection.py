@@ -261,7 +261,7 @@ class GateConnection(Protocol):
             self._pump()
 
         self._deciding = decision
-        self._expect(self._limits.admit, decision.cancel)
+        self._expect(self._port.limits.admit, decision.cancel)  # may have changed since the client came
         decision.addCallback(decided)
         decision.addErrback(failed)
 

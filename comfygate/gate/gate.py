@@ -81,7 +81,6 @@ class Gate:
         writer: UserWriter,
         clock: IReactorTime,
     ) -> None:
-        self.facts = facts
         self.bridges = bridges
         self._fleet = fleet
         self._upstreams = upstreams
@@ -90,6 +89,17 @@ class Gate:
         self._writer = writer
         self._clock = clock
         self._buckets = Buckets(facts.rate, facts.burst)
+        self._take_on(facts)
+
+    def behave(self, facts: GateFacts) -> None:
+        """Decide like this from now on."""
+        old = self.facts
+        if (old.rate, old.burst, old.by_client) != (facts.rate, facts.burst, facts.by_client):
+            self._buckets = Buckets(facts.rate, facts.burst)
+        self._take_on(facts)
+
+    def _take_on(self, facts: GateFacts) -> None:
+        self.facts = facts
         self._metering = Metering(facts.metered)
         self._several = len(facts.gpu_ids) > 1 or not facts.name.startswith("gpu-")
 

@@ -27,6 +27,7 @@ class Housekeeping:
     """Has the store pruned.
 
     :param now: seconds since 1970, on a clock that does not jump.
+    :ivar keep: how much is kept.
     """
 
     _log = Logger()
@@ -37,7 +38,7 @@ class Housekeeping:
         self._store = store
         self._asked = asked
         self._clock = clock
-        self._keep = keep
+        self.keep = keep
         self._now = now
         self._ends = 0
         self._busy = False
@@ -66,7 +67,7 @@ class Housekeeping:
         self._busy = True
         self._ends = 0
         now = self._now() if aged else None
-        done: Deferred[bool] = self._asked(lambda: self._store.prune(self._keep, now))
+        done: Deferred[bool] = self._asked(lambda: self._store.prune(self.keep, now))
         done.addCallbacks(self._looked, self._failed)
 
     def _looked(self, more: bool) -> None:

@@ -61,7 +61,6 @@ class Journal:
         self._in_thread = in_thread
         self._clock = clock
         self._started = wall_clock() - clock.seconds()
-        self._keep = keep
         self._notes = Notes(outliving)
         self._writer = Writer(store, self._asked, clock, self._notes)
         self._housekeeping = Housekeeping(store, self._asked, clock, self._now, keep)
@@ -69,7 +68,11 @@ class Journal:
     @property
     def lasting(self) -> bool:
         """Whether it keeps how jobs ended."""
-        return self._keep.finished > 0
+        return self._housekeeping.keep.finished > 0
+
+    def keep(self, keep: Keep) -> None:
+        """Keep so much of finished jobs from now on."""
+        self._housekeeping.keep = keep
 
     @property
     def trouble(self) -> str | None:

@@ -59,7 +59,7 @@ def expected_gpu(gate: GateRouting, job: Job, views: Mapping[int, BackendView], 
 
     :return: a gpu_id, or ``None`` if no backend of the job's targets is READY.
     """
-    empty = [evolve(views[gpu_id], active=()) for gpu_id in gate.gpu_ids]
+    empty = [evolve(views[gpu_id], active=()) for gpu_id in gate.gpu_ids if gpu_id in views]
     found = _expected(gate, job, empty, now)
     if found is None and any(view.draining for view in empty):
         found = _expected(gate, job, [evolve(view, draining=False) for view in empty], now)

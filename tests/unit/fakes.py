@@ -169,7 +169,10 @@ class FakeBackend:
 
     def start(self) -> None: ...
 
-    def stop(self) -> Any: ...
+    def stop(self) -> Deferred[None]:
+        for state in (BackendState.STOPPING, BackendState.STOPPED):
+            self.become(state)
+        return succeed(None)
 
     def restart(self) -> Deferred[None]:
         """End it, and begin to start it; a test says when it is READY."""

@@ -51,7 +51,6 @@ class Observed(House):
             readings=self.readings,
             gates=self.figures,
             ports={n: 8181 + n for n in range(gpus)},
-            max_pending=100,
             wall_clock=self.wall_clock,
         )
         self.status = Status(self.telemetry)

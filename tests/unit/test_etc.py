@@ -13,7 +13,7 @@ import pytest
 from comfygate.config import reference
 from comfygate.config.keys import GATE, GPU, MAIN
 from comfygate.config.settings import LIMIT_NAMES, Config, load, parse
-from comfygate.ports import GRACE
+from comfygate.port import GRACE
 from comfygate.simulator import options
 
 ROOT = Path(__file__).parents[2]

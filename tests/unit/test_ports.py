@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ class Reactor:
 def open_ports(*max_waits: float) -> list[GateFactory]:
     config: Any = SimpleNamespace(
         control_socket="/nowhere",
+        interface="127.0.0.1",
         max_connections=10,
         max_prompt=1000,
         max_body=0,
@@ -54,7 +56,9 @@ def open_ports(*max_waits: float) -> list[GateFactory]:
     reactor = Reactor()
     fleet: Any = Fleet([FakeBackend(n) for n in range(len(gates))])  # type: ignore[list-item]
     status: Any = lambda gpu_ids: None  # noqa: E731
-    Ports(reactor, config, fleet, status).open(gates, {name: socket.socket() for name in gates})
+    with contextlib.ExitStack() as closing:
+        sockets = {name: closing.enter_context(socket.socket()) for name in gates}
+        Ports(reactor, config, fleet, status).open(gates, sockets)
     return reactor.factories
 
 

@@ -8,7 +8,7 @@ import pytest
 from twisted.logger import capturedLogs, formatEvent
 
 from comfygate.config.settings import parse
-from comfygate.daemon import Herald
+from comfygate.herald import Herald
 from comfygate.model import BackendState
 from comfygate.plan import Plan, make_plan
 from tests.unit.fakes import FakeBackend
