@@ -98,7 +98,11 @@ class Daemon(Service):
         )
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(
-            reactor, config, self._fleet, lambda gpu_ids: RemainingWork(ledger, gpu_ids), self._books.changed
+            reactor,
+            config,
+            self._fleet,
+            lambda gpu_ids: RemainingWork(ledger, gpu_ids, self._books.last_words),
+            self._books.changed,
         )
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)

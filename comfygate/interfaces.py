@@ -243,5 +243,8 @@ class IStatusSource(Interface):
     def remaining() -> int:
         """Prompts that run or wait on the gate's GPUs: in their queues, on the way, and in ours."""
 
-    def finished(prompt_id: str) -> None:
-        """A backend told a client that this prompt is over, which counts from now on."""
+    def heard(kind: bytes, payload: bytes) -> None:
+        """A backend told a client something about the end of a prompt, which counts from now on.
+
+        :param kind: the message's type, one of :data:`comfygate.last_words.EVENTS`.
+        """

@@ -15,6 +15,7 @@ from comfygate.backend.fleet import Fleet
 from comfygate.errors import GateError
 from comfygate.history import failed_entry
 from comfygate.interfaces import IStatusSource
+from comfygate.last_words import LastWords
 from comfygate.ledger import Ledger
 from comfygate.model import BackendView, JobState
 from comfygate.routing.assignment import GateRouting
@@ -34,6 +35,7 @@ class Books:
         will be back.
     :ivar wall_clock: seconds since 1970.
     :ivar removing: ids that a backend is being told to take out of its queue.
+    :ivar last_words: what clients were told of the ends of prompts.
     :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
     :ivar recalled: ids that a backend was told to give back, and nobody knows whether it did: if they are gone from
         its queue, they wait with us again.
@@ -64,6 +66,7 @@ class Books:
         self.clock = clock
         self.removing: set[str] = set()
         self.unwanted: set[str] = set()
+        self.last_words = LastWords()
         self.recalling: set[str] = set()
         self.recalled: set[str] = set()
         self.draining: set[int] = set()
@@ -168,14 +171,17 @@ class RemainingWork:
     tell clients now and then that nothing is left while their job begins.
     """
 
-    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int]) -> None:
+    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int], last_words: LastWords) -> None:
         self._ledger = ledger
+        self._last_words = last_words
         self._gpu_ids = tuple(gpu_ids)
 
     def remaining(self) -> int:
         """See :class:`comfygate.interfaces.IStatusSource`."""
         return sum(self._ledger.remaining(gpu_id) for gpu_id in self._gpu_ids)
 
-    def finished(self, prompt_id: str) -> None:
+    def heard(self, kind: bytes, payload: bytes) -> None:
         """See :class:`comfygate.interfaces.IStatusSource`."""
-        self._ledger.finish(prompt_id)
+        over = self._last_words.hear(kind, payload)
+        if over is not None:
+            self._ledger.finish(over)

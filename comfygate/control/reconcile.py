@@ -203,8 +203,7 @@ class Reconciler:
         attempts = job.attempts + (blamed if ran is None else ran)
         deaths = job.deaths + blamed
         if self._ledger.is_finished(job.prompt_id):
-            reason = f"GPU {held.gpu_id} was lost before it had said how the prompt ended"
-            self._books.fail(job.prompt_id, reason, JobState.UNKNOWN)
+            self._end_as_told(held)
         elif job.prompt_id in self._books.unwanted:
             self._books.unwanted.discard(job.prompt_id)
             reason = f"it was interrupted, and GPU {held.gpu_id} was lost before it had said so"
@@ -212,8 +211,19 @@ class Reconciler:
         elif deaths >= MOST_DEATHS or deaths > self._books.retries:
             self._give_up(job, held.gpu_id, deaths)
         else:
+            self._books.last_words.forget(job.prompt_id)
             self._log.warn("{prompt_id} waits again: GPU {gpu_id} lost it", prompt_id=job.prompt_id, gpu_id=held.gpu_id)
             self._ledger.put_back(job.prompt_id, attempts=attempts, deaths=deaths)
+
+    def _end_as_told(self, held: Held) -> None:
+        """Its client saw a job's last event, and its backend is gone: what that said is how it ended."""
+        entry = self._books.last_words.entry(held.job)
+        if entry is None:
+            reason = f"GPU {held.gpu_id} was lost before it had said how the prompt ended"
+            self._books.fail(held.job.prompt_id, reason, JobState.UNKNOWN)
+        else:
+            end = outcome(entry)
+            self._ledger.end(held.job.prompt_id, end.state, end.reason, encoded(entry))
 
     def _give_up(self, job: Job, gpu_id: int, deaths: int) -> None:
         self._log.error(

@@ -85,7 +85,8 @@ def _add_common(options: argparse.ArgumentParser, *, again: bool) -> None:
     add("--socket", None, metavar="PATH", help="its control socket")
     add("--state-dir", None, metavar="DIR", help="the folder with its control socket")
     add("--config", None, metavar="FILE", help="its configuration, which names that folder")
-    add("--timeout", 10.0, type=_seconds, metavar="S", help="longest silence of the daemon, in seconds (10)")
+    wait = "longest wait for an answer, in seconds (10); a minute at least where something has to be done for it"
+    add("--timeout", 10.0, type=_seconds, metavar="S", help=wait)
     add("--json", False, action="store_true", help="for programs; what goes on has an object in each line")
 
 

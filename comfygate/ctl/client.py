@@ -22,6 +22,9 @@ MAX_LINE = 64 * 2**20
 STREAM_SILENCE = 60.0
 """Seconds that an answer that goes on may be silent: the daemon says something every 15."""
 
+WORK = 60.0
+"""Seconds that the daemon may take to do something: a ComfyUI may have to be asked, or a disk."""
+
 
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a UNIX socket."""
@@ -61,7 +64,7 @@ class Client:
 
     def post(self, target: str, fields: dict[str, Any]) -> Any:
         """Have something done; as :meth:`get`."""
-        with self._answer("POST", _target(target), fields, self._timeout) as answer:
+        with self._answer("POST", _target(target), fields, max(self._timeout, WORK)) as answer:
             return _json(_whole(answer))
 
     def lines(

@@ -124,16 +124,11 @@ def cancel(client: Client, screen: Screen, prompts: Sequence[str], gpu: int | No
     :param gpu: only those of this GPU, where all are meant.
     :raises RefusedError: if one of them was not stopped.
     """
-    if prompts:
-        prompt_ids = resolve_all(client, prompts)
-    else:
-        # What runs last: or else the next would begin just to be stopped.
-        jobs = select(client.get("queue"), [] if gpu is None else [str(gpu)])
-        prompt_ids = [job["prompt_id"] for job in sorted(jobs, key=lambda job: job["place"] == 0)]
-        if not prompt_ids:
-            if not as_json:
-                screen.show(Text("Nothing runs, and nothing waits."))
-            return
+    prompt_ids = resolve_all(client, prompts) if prompts else _all(client, gpu)
+    if not prompt_ids:
+        if not as_json:
+            screen.show(Text("Nothing runs, and nothing waits."))
+        return
     missed = 0
     for line in client.lines("POST", "cancel", {"prompt_ids": prompt_ids}):
         if "done" in line:
@@ -145,6 +140,12 @@ def cancel(client: Client, screen: Screen, prompts: Sequence[str], gpu: int | No
         raise RefusedError("the daemon ended before it had stopped all")
     if missed:
         raise RefusedError(f"{missed} of {len(prompt_ids)} prompts were not stopped")
+
+
+def _all(client: Client, gpu: int | None) -> list[str]:
+    """Every prompt, what runs last: or else the next would begin just to be stopped."""
+    jobs = select(client.get("queue"), [] if gpu is None else [str(gpu)])
+    return [job["prompt_id"] for job in sorted(jobs, key=lambda job: job["place"] == 0)]
 
 
 def _tell_cancelled(screen: Screen, line: dict[str, Any], as_json: bool) -> None:

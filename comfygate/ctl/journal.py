@@ -54,7 +54,8 @@ def _about(found: Facts) -> Iterator[Text]:
     )
     yield _fact("state", f"cannot be written: {plain(found['trouble'])}" if found["trouble"] else "is written")
     counts = ", ".join(f"{number(count)} {plain(name)}" for name, count in found["counts"].items())
-    yield _fact("prompts", f"{counts or 'none'}; {number(found['histories'])} histories are kept")
+    kept = "1 history is kept" if found["histories"] == 1 else f"{number(found['histories'])} histories are kept"
+    yield _fact("prompts", f"{counts or 'none'}; {kept}")
     yield from _listed(
         "stranded", found["stranded"], "prompts that no GPU is left for: comfygatectl move lets them run"
     )

@@ -18,11 +18,12 @@ from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.features import FEATURE_FLAGS, Features
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of, is_comfyuis
 from comfygate.gate.sessions import Link, Session
-from comfygate.gate.status_message import FINAL, prompt_id_of, status_message, with_remaining
+from comfygate.gate.status_message import status_message, with_remaining
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import ABNORMAL, GOING_AWAY, SERVICE_RESTART, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
+from comfygate.last_words import EVENTS
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
 
 Address = tuple[str, int]
@@ -221,10 +222,8 @@ class BridgedClient:
     def link_said(self, payload: bytes, binary: bool) -> None:
         """Pass a message on to the client."""
         kind = None if binary else text_type(payload)
-        if kind in FINAL:
-            prompt_id = prompt_id_of(payload)
-            if prompt_id is not None:
-                self._gate.status.finished(prompt_id)
+        if kind in EVENTS:
+            self._gate.status.heard(kind, payload)
         elif kind == b"status":
             remaining = self._gate.status.remaining()
             told = with_remaining(payload, remaining)

@@ -1,24 +1,12 @@
-"""ComfyUI's messages that say how many prompts are left, and that one is over."""
+"""ComfyUI's messages that say how many prompts are left."""
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import orjson
 
-FINAL = frozenset({b"execution_success", b"execution_error", b"execution_interrupted"})
-"""Types of a prompt's last event; its status and ``executing`` without a node follow."""
-
 _AT_MOST = 64 * 1024
-_PROMPT_ID = re.compile(rb'"prompt_id"\s*:\s*"([0-9a-f-]{36})"')
-_NEAR = 512  # the id comes first; what a failed node was given may be long
-
-
-def prompt_id_of(payload: bytes) -> str | None:
-    """The prompt that one of the :data:`FINAL` messages is about."""
-    found = _PROMPT_ID.search(payload, 0, _NEAR)
-    return found[1].decode("ascii") if found else None
 
 
 def with_remaining(payload: bytes, remaining: int) -> bytes | None:

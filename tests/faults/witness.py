@@ -215,18 +215,27 @@ def read_journal(path: Path) -> tuple[dict[str, list[Entry]] | None, frozenset[s
 
 
 def files_by_prompt(folder: Path) -> dict[str, list[str]]:
-    """Which prompts made the files of a folder, by what is written in them; "" for what no prompt of ours made."""
+    """Which prompts made the files of a folder, by what is written in them.
+
+    :return: file names by prompt_id; those under "" no prompt of ours made.
+        What its writer did not live to end is left out.
+    """
     found: defaultdict[str, list[str]] = defaultdict(list)
     with ThreadPoolExecutor(4) as threads:
         paths = sorted(folder.glob("*.png"))
         for path, prompt_id in zip(paths, threads.map(_prompt_of, paths), strict=True):
-            found[prompt_id].append(path.name)
+            if prompt_id is not None:
+                found[prompt_id].append(path.name)
     return dict(found)
 
 
-def _prompt_of(path: Path) -> str:
-    with Image.open(path) as image:
-        nodes: Iterable[dict[str, Any]] = orjson.loads(getattr(image, "text", {}).get("prompt", "{}")).values()
+def _prompt_of(path: Path) -> str | None:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            nodes: Iterable[dict[str, Any]] = orjson.loads(getattr(image, "text", {}).get("prompt", "{}")).values()
+    except (OSError, SyntaxError):  # what Pillow says of a torn file
+        return None
     return next((str(node["_meta"]["title"]) for node in nodes if "_meta" in node), "")
 
 

@@ -231,6 +231,22 @@ def test_a_restart_that_nobody_waits_for_and_another_meanwhile(operator: Operato
     assert operator.json("status")["gpus"][0]["state"] == "ready"
 
 
+def test_a_restart_goes_on_when_whoever_watches_leaves(operator: Operator) -> None:
+    prompt_id = operator.submit(operator.gateway.ports[0], 30)
+    eventually(lambda: operator.state_of(prompt_id) == "running")
+    before = operator.gateway.backend_pid(0)
+    with reading(*operator.where, "restart", "0") as process:
+        assert process.stdout is not None
+        assert prompt_id in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == -signal.SIGINT
+        assert process.stderr is not None
+        assert process.stderr.read() == "comfygatectl: the restart goes on without you; comfygatectl top shows it\n"
+    operator("cancel", prompt_id)
+    eventually(lambda: not operator.client.get("/comfygate/status")["gpus"][0]["draining"])
+    assert operator.gateway.backend_pid(0) != before
+
+
 # -- logs and the journal
 
 
@@ -323,11 +339,37 @@ def test_the_journal(operator: Operator) -> None:
     assert "no prompt in the journal has an id that begins with ffff" in operator("journal", "show", "ffff", status=1)
 
 
-def test_without_a_journal_it_says_so(tmp_path: Path) -> None:
+def test_without_a_journal_it_says_so_and_logs_end_with_the_daemon(tmp_path: Path) -> None:
     with running(tmp_path, "journal = off\n", gpus=1) as gateway:
         operator = Operator(gateway)
         assert operator("journal", status=1).startswith("comfygatectl: There is no journal")
         assert "journal  off" in operator("status")
+        with reading(*operator.where, "logs", "-f") as process:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            gateway.stop()
+            assert "ComfyGate is ready" in process.stdout.read()
+            assert process.wait(30) == 0
+
+
+# -- the configuration
+
+
+def test_reload(tmp_path: Path) -> None:
+    with running(tmp_path, "rate = 0\n", gpus=1) as gateway:
+        operator = Operator(gateway)
+        nothing = operator.json("reload")["changes"]
+        text = gateway.config.read_text()
+        gateway.config.write_text(text.replace("rate = 0", "rate = 5"))
+        found = operator.json("reload")["changes"]
+        assert found != nothing
+        assert any("rate" in sentence for sentence in found)
+        gateway.config.write_text(text.replace("rate = 0", "rate = fast"))
+        complaint = operator("reload", status=1)
+        assert complaint.startswith(f"comfygatectl: {gateway.config}, [comfygate] rate: ")
+        assert complaint.endswith("Nothing was changed.\n")
+        gateway.config.write_text(text)
+        assert "rate" in operator("reload")
 
 
 # -- readers that leave

@@ -170,6 +170,11 @@ def test_the_smoke_test_is_a_command(python: Path, tmp_path: Path) -> None:
     assert must([command, "--version"], tmp_path) == f"comfygate-smoke {comfygate.__version__}\n"
 
 
+def test_the_operators_tool_is_a_command(python: Path, tmp_path: Path) -> None:
+    command = python.with_name("comfygatectl")
+    assert must([command, "--version"], tmp_path) == f"comfygatectl {comfygate.__version__}\n"
+
+
 def test_help(python: Path, tmp_path: Path) -> None:
     text = must([twistd(python), "comfygate", "--help"], tmp_path)
     assert "--config" in text

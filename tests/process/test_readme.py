@@ -56,6 +56,24 @@ def test_the_examples_for_watching(gateway: Gateway) -> None:
     assert 'comfygate_jobs{gpu="0",state="running"}' in printed
 
 
+def test_the_examples_for_looking_after_it(gateway: Gateway) -> None:
+    (example,) = [block for block in blocks(README, "sh") if "comfygatectl" in block]
+    here = {".venv/bin/comfygatectl": f"{sys.executable} -m comfygate.ctl", "etc/demo.ini": str(gateway.config)}
+    for shown, there in here.items():
+        assert shown in example
+        example = example.replace(shown, there)
+    done = subprocess.run(["sh", "-ec", example], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in (
+        "4 of 4 ready",
+        "GPU 1 gets no further",
+        "GPU 1  ready",
+        "GPU 1 gets prompts again",
+        "schema version",
+    ):
+        assert words in done.stdout
+
+
 @pytest.mark.skipif(not shutil.which("curl"), reason="there is no curl")
 def test_the_examples_for_the_shell(gateway: Gateway) -> None:
     printed = curl(gateway, "/interrupt")

@@ -7,6 +7,7 @@ from base64 import b64encode
 from hashlib import sha1
 from typing import Any
 
+import orjson
 from attrs import define, field
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
@@ -193,8 +194,9 @@ class Remaining:
     def remaining(self) -> int:
         return self.number
 
-    def finished(self, prompt_id: str) -> None:
-        self.over.append(prompt_id)
+    def heard(self, kind: bytes, payload: bytes) -> None:
+        if kind != b"executed":
+            self.over.append(orjson.loads(payload)["data"]["prompt_id"])
 
 
 class Gate:

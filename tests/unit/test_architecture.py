@@ -43,6 +43,7 @@ TIERS = {
         "comfygate.queue",
         "comfygate.routes",
         "comfygate.routing*",
+        "comfygate.last_words",
     ],
     "I/O": ["comfygate.backend*", "comfygate.failpoints", "comfygate.gate*", "comfygate.journal*"],
     "edge": ["comfygate.control*"],

@@ -376,7 +376,6 @@ def test_the_last_event_of_a_prompt_is_noted(gate: Gate) -> None:
     for kind in ("execution_start", "execution_success", "execution_error", "execution_interrupted"):
         event = {"type": kind, "data": {"prompt_id": prompt_id, "timestamp": 1}}
         backend.protocol.dataReceived(text(event))
-    backend.protocol.dataReceived(text({"type": "execution_success", "data": {"prompt_id": 5}}))
     assert gate.status.over == [prompt_id] * 3
     assert len(frames(client.take())) == 5
 

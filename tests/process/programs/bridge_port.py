@@ -62,8 +62,9 @@ class Status:
     def remaining(self) -> int:
         return self.number
 
-    def finished(self, prompt_id: str) -> None:
-        self.number -= 1
+    def heard(self, kind: bytes, payload: bytes) -> None:
+        if kind != b"executed":
+            self.number -= 1
 
 
 class Commands(LineReceiver):
