@@ -160,7 +160,7 @@ class Reconciler:
         elif held.job.prompt_id in self._books.recalled - self._books.removing:
             self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         elif held.state is JobState.UNCLEAR:
-            self._try_again(held, blamed=True)
+            self._try_again(held, blamed=True, ran=False)
         elif held.gpu_id in self._doubted:
             self._try_again(held, blamed=blamed)
         elif held.job.prompt_id in self._books.removing:
