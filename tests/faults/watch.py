@@ -23,7 +23,8 @@ Events = defaultdict[str, Counter[str]]
 class Watch:
     """Counts the events of each prompt that one client is told on one port.
 
-    :ivar events: by prompt_id, then by name.
+    :ivar events: by prompt_id, then by name; `LAST_EVENT` counts within one
+        connection, since nobody can tell what a daemon that died has told.
     :ivar cuts: how often the connection ended before it was closed here.
     :ivar statuses: how many status messages came.
     :ivar connected: whether there is a connection.
@@ -37,6 +38,7 @@ class Watch:
         self.connected = threading.Event()
         self._host = f"127.0.0.1:{port}"
         self._listener: Listener | None = None
+        self._over: Counter[str] = Counter()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
@@ -55,6 +57,7 @@ class Watch:
             # A refused upgrade and a stream that breaks off are assertions of Listener.
             with contextlib.suppress(OSError, AssertionError), Listener.open(self._host, self._target) as listener:
                 self._listener = listener
+                self._over.clear()
                 self.connected.set()
                 self._read(listener)
             if self.connected.is_set() and not self._stop.is_set():
@@ -81,8 +84,10 @@ class Watch:
         if not isinstance(prompt_id, str):
             return
         if kind == "executing" and data.get("node") is None:
-            kind = LAST_EVENT
-        self.events[prompt_id][kind] += 1
+            self._over[prompt_id] += 1
+            self.events[prompt_id][LAST_EVENT] = max(self.events[prompt_id][LAST_EVENT], self._over[prompt_id])
+        else:
+            self.events[prompt_id][kind] += 1
 
 
 TOLD_TO_ALL = (LAST_EVENT, "execution_error", "execution_interrupted")
