@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from configparser import ConfigParser
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -182,8 +183,10 @@ class Gateway:
 
     @property
     def output(self) -> Path:
-        """Where images are saved, unless the configuration names another folder."""
-        return self.folder / "state" / "output"
+        """Where images are saved."""
+        config = ConfigParser(interpolation=None, strict=False)
+        config.read(self.config)
+        return Path(config.get("comfygate", "output_dir", fallback=str(self.folder / "state" / "output")))
 
     @property
     def journal(self) -> Path:
