@@ -16,6 +16,9 @@ from comfygate.interfaces import IJobListener
 from comfygate.model import BackendState, BackendView, Job, JobState
 from comfygate.queue import WaitingJobs
 
+NOWHERE = -1
+"""Where a waiting job is expected whose targets are all gone; it is listed under no GPU."""
+
 
 @frozen
 class Held:

@@ -288,7 +288,7 @@ class ManagedBackend:
         elif record.state is BackendState.FAILED:
             tail = "\n".join(f"    {line}" for line in self.log_tail)
             self.log.error(
-                "GPU {gpu} is given up: it {reason}.\nSee to that, then run: comfygatectl restart {gpu}{tail}",
+                "GPU {gpu} is given up: it {reason}\nSee to that, then run: comfygatectl restart {gpu}{tail}",
                 gpu=gpu,
                 reason=self.last_error,
                 tail=f"\nThe last lines of {self.log_path}:\n{tail}" if tail else "",

@@ -14,6 +14,7 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, GateError
 from comfygate.interfaces import IBackend, IComfyUI, IInterruptPolicy
+from comfygate.ledger import NOWHERE
 from comfygate.model import BackendQueue, JobState
 from comfygate.routing.assignment import GateRouting
 
@@ -127,7 +128,7 @@ class Interrupts:
         job = self._ledger.waiting.get(prompt_id)
         self._ledger.end(prompt_id, JobState.CANCELLED)
         self._books.changed()
-        return Interrupted(prompt_id, job.expected if job.expected >= 0 else None, "pending")
+        return Interrupted(prompt_id, None if job.expected == NOWHERE else job.expected, "pending")
 
     async def _settled(self, prompt_ids: Iterable[str]) -> None:
         # A job on its way, to a backend or back from there, is in neither queue; it arrives within milliseconds.

@@ -98,7 +98,8 @@ class Reconciler:
 
     def _look_at_busy(self) -> None:
         for backend in self._books.fleet.ready(self._books.fleet.gpu_ids):
-            if self._ledger.remaining(backend.gpu_id):
+            # One whose last event was seen counts no longer for clients; that it has ended is still to be noted.
+            if self._ledger.held_by(backend.gpu_id) or self._ledger.remaining(backend.gpu_id):
                 self.look(backend.gpu_id)
 
     async def _look(self, gpu_id: int) -> None:
@@ -159,7 +160,7 @@ class Reconciler:
         elif held.job.prompt_id in self._books.recalled - self._books.removing:
             self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
         elif held.state is JobState.UNCLEAR:
-            self._try_again(held, blamed=True)
+            self._try_again(held, blamed=True, ran=False)
         elif held.gpu_id in self._doubted:
             self._try_again(held, blamed=blamed)
         elif held.job.prompt_id in self._books.removing:

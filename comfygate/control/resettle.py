@@ -10,12 +10,10 @@ from zope.interface import implementer
 
 from comfygate.control.books import Books
 from comfygate.interfaces import IJobListener
+from comfygate.ledger import NOWHERE
 from comfygate.model import BackendView, Job, JobState
 from comfygate.routing.assignment import expected_gpu
 from comfygate.routing.succession import heir
-
-NOWHERE = -1
-"""Where a job is expected whose targets are all gone; it is listed under no GPU."""
 
 
 @implementer(IJobListener)

@@ -9,6 +9,7 @@ from attrs import frozen
 
 from comfygate.control.books import Books
 from comfygate.control.status import LONGEST_ID
+from comfygate.ledger import NOWHERE
 from comfygate.model import Job, JobState, Order
 
 
@@ -34,13 +35,14 @@ class Worklist:
         """Every unfinished job: ``{"prompt_id", "place", "gate", "gpu_id", "targets", "state", "number",
         "attempts", "deaths", "client_id", "accepted"}``.
 
-        ``gpu_id`` is the GPU that holds it, or where it is expected to run;
+        ``gpu_id`` is the GPU that holds it, or where it is expected to run,
+        ``None`` if all GPUs that may run it are gone;
         ``place`` counts from 0, which runs, in that GPU's queue; ``accepted``
         is in seconds since 1970.  A job that did not come through ComfyGate has
         the state ``"foreign"``, and no gate.
         """
-        for backend in self._fleet:
-            rows = sorted(self._rows(backend.gpu_id), key=lambda row: row.key)
+        for gpu_id in (*self._fleet.gpu_ids, NOWHERE):
+            rows = sorted(self._rows(gpu_id), key=lambda row: row.key)
             first = 0 if rows and not rows[0].key[0] else 1
             for place, row in enumerate(rows, first):
                 yield {**row.facts, "place": place}
@@ -61,7 +63,7 @@ def _facts(job: Job, gpu_id: int, state: JobState) -> dict[str, Any]:
     return {
         "prompt_id": job.prompt_id,
         "gate": job.gate,
-        "gpu_id": gpu_id,
+        "gpu_id": None if gpu_id == NOWHERE else gpu_id,
         "targets": sorted(job.targets),
         "state": state.value,
         "number": job.number,

@@ -18,6 +18,9 @@ from comfygate.model import Job
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
 """Seconds before the disk is tried again, and how long that may become."""
 
+_MOMENT = 0.02
+"""Seconds that news of known jobs wait for others, to be written with them: each batch costs a flush of the disk."""
+
 _STOPPING = "The daemon is being stopped"
 
 _Waiting = list[Deferred[None]]
@@ -65,14 +68,21 @@ class Writer:
             return done
         self.notes.accept(job)
         self._accepting[job.prompt_id] = done
-        self.soon()
+        self.soon(0)
         return done
 
-    def soon(self) -> None:
-        """There is something to be written."""
-        # All that happens in this turn of the reactor goes into one batch.
-        if self._soon is None and not self._writing and not self._stuck:
-            self._soon = self._clock.callLater(0, self._write)
+    def soon(self, wait: float = _MOMENT) -> None:
+        """There is something to be written.
+
+        :param wait: seconds that it may wait; with 0, all that happens in this
+            turn of the reactor goes into one batch.
+        """
+        if self._writing or self._stuck:
+            return
+        if self._soon is None:
+            self._soon = self._clock.callLater(wait, self._write)
+        elif self._soon.getTime() > self._clock.seconds() + wait:
+            self._soon.reset(wait)
 
     def flush(self) -> Deferred[None]:
         """See :class:`comfygate.interfaces.IJournal`."""
@@ -83,7 +93,7 @@ class Writer:
             done.errback(JournalError(self.trouble or _STOPPING))
         else:
             self._flushing.append(done)
-            self.soon()
+            self.soon(0)
         return done
 
     def close(self) -> Deferred[None]:
@@ -100,6 +110,8 @@ class Writer:
         self.soon()
 
     def _write(self) -> None:
+        if self._soon is not None and self._soon.active():
+            self._soon.cancel()
         self._soon = None
         if self._writing or self._stuck:
             return
@@ -119,7 +131,10 @@ class Writer:
     def _written(self, _: None, accepting: _Accepting, flushing: _Waiting) -> None:
         self._writing = False
         self.notes.written()
-        self._write()  # the disk works on while clients get their answers
+        if self._accepting or self._flushing:
+            self._write()  # the disk works on while clients get their answers
+        elif self.notes:
+            self.soon()
         _fire(accepting.values())
         _fire(flushing)
 

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.gateway import TWISTD, Gateway, eventually, is_alive, request, running, workflow
+from tests.gateway import TWISTD, Gateway, eventually, free_ports, is_alive, request, running, workflow
 
 UNLIMITED = "rate = 0\n"
 
@@ -153,6 +153,13 @@ class Download:
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     with running(tmp_path, UNLIMITED, gpus=2) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """One whose file is right again after each test."""
+    with running(tmp_path_factory.mktemp("gateway"), UNLIMITED, gpus=2) as one:
         yield one
 
 
@@ -352,7 +359,8 @@ def test_a_gpu_becomes_someone_elses_and_ours_again(gateway: Gateway, tmp_path: 
         ("rate = 0", "rate = 0\ninput_dir = /proc/nowhere", "gpus.ini, [comfygate] input_dir: there is no folder"),
     ],
 )
-def test_a_wrong_file_changes_nothing_and_says_why(gateway: Gateway, old: str, new: str, sentence: str) -> None:
+def test_a_wrong_file_changes_nothing_and_says_why(unchanged: Gateway, old: str, new: str, sentence: str) -> None:
+    gateway = unchanged
     pids = [gateway.backend_pid(n) for n in (0, 1)]
     one = WebSocket(gateway.hub, "one")
     good = gateway.config.read_text()
@@ -369,7 +377,9 @@ def test_a_wrong_file_changes_nothing_and_says_why(gateway: Gateway, old: str, n
     one.close()
 
 
-def test_a_taken_port_changes_nothing(gateway: Gateway) -> None:
+def test_a_taken_port_changes_nothing(unchanged: Gateway) -> None:
+    gateway = unchanged
+    good = gateway.config.read_text()
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", gateway.spare))
@@ -381,6 +391,8 @@ def test_a_taken_port_changes_nothing(gateway: Gateway) -> None:
     assert {request(gateway.hub, "GET", "/queue").status for _ in range(30)} == {200}
     assert "rate 0 → 1" in reload(gateway), "it is free now"
     assert listens(gateway.spare)
+    gateway.config.write_text(good)
+    reload(gateway)
 
 
 def test_many_signals_at_once(gateway: Gateway) -> None:
@@ -426,8 +438,7 @@ def catches_sighup(pid: int) -> bool:
 
 
 def test_a_daemon_finds_its_file_and_its_temporary_folder_again(tmp_path: Path) -> None:
-    with running(tmp_path, UNLIMITED, gpus=1) as sample:
-        ports = sample.first_port
+    ports = free_ports(2)
     text = "[comfygate]\ncomfyui = simulator\ndevices = cpu*1\nstate_dir = temporary\n"
     text += f"first_port = {ports}\nhub_port = {ports + 1}\n"
     (tmp_path / "mine.ini").write_text(text)
@@ -463,7 +474,9 @@ def find(folder: Path, name: str) -> Path | None:
     return next((path for path in folder.rglob(name) if path.is_file() and path.read_text().strip()), None)
 
 
-def test_an_operator_is_told_what_was_changed(gateway: Gateway) -> None:
+def test_an_operator_is_told_what_was_changed(unchanged: Gateway) -> None:
+    gateway, good = unchanged, unchanged.config.read_text()
+
     def ask() -> Any:
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(30)
@@ -481,3 +494,4 @@ def test_an_operator_is_told_what_was_changed(gateway: Gateway) -> None:
     status, told = ask()
     assert status == 400
     assert "rate: must be a number" in told["error"]["message"]
+    gateway.config.write_text(good)

@@ -377,7 +377,7 @@ def test_the_last_event_of_a_prompt_is_noted(gate: Gate) -> None:
         event = {"type": kind, "data": {"prompt_id": prompt_id, "timestamp": 1}}
         backend.protocol.dataReceived(text(event))
     assert gate.status.over == [prompt_id] * 3
-    assert len(frames(client.take())) == 5
+    assert len(frames(client.take())) == 4
 
 
 def test_the_newest_with_a_client_id_is_served(gate: Gate) -> None:

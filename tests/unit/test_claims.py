@@ -88,3 +88,33 @@ def test_a_port_that_only_root_may_take(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(socket.socket, "bind", refuse)
     message = ports_refused(read(tmp_path, "first_port = 80\n"))
     assert message.endswith("port 80 (Permission denied); choose a port from 1024 on, which anybody may take.")
+
+
+def test_a_gate_that_takes_the_place_of_another_gets_its_socket(tmp_path: Path) -> None:
+    config = read(tmp_path, f"hub_port = 0\nfirst_port = {free_port()}\n")
+    gates = config.gates_for((0,))
+    with claim_ports(config, gates)["gpu-0"] as listening:
+        ours = {("127.0.0.1", gates[0].port): listening}
+        with claim_ports(config, gates, ours)["gpu-0"] as second:
+            listening.close()
+            socket.create_connection(second.getsockname(), 1).close()
+
+
+def test_a_port_moves_to_an_address_that_includes_the_old_one_and_stays_ours(tmp_path: Path) -> None:
+    text = f"hub_port = 0\nfirst_port = {free_port()}\n"
+    config, everywhere = read(tmp_path, text), read(tmp_path, text + "interface = 0.0.0.0\n")
+    gates = config.gates_for((0,))
+    with claim_ports(config, gates)["gpu-0"] as listening:
+        assert "Address already in use" in ports_refused(everywhere)
+        ours = {("127.0.0.1", gates[0].port): listening}
+        with claim_ports(everywhere, gates, ours)["gpu-0"] as second:
+            for one in (listening, second):
+                assert not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
+            assert "Address already in use" in ports_refused(everywhere)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port

@@ -643,3 +643,19 @@ def test_queue_all_sums_up_and_lists_the_gpu_that_is_down() -> None:
     ]
     assert [one["state"] for one in listed["queues"]] == ["ready", "down"]
     assert (listed["total_running"], listed["total_pending"]) == (1, 3)
+
+
+def test_a_prompt_whose_last_event_was_seen_is_asked_about_until_its_end_is_known() -> None:
+    house = House(gpus=1)
+    prompt_id = submit(house, house.hub)["prompt_id"]
+    house.backends[0].client.finish()
+    house.ledger.finish(prompt_id)
+    house.backends[0].client.deaf = True
+    house.backends[0].tell()
+    house.turn()
+    house.backends[0].client.deaf = False
+    house.clock.advance(5.0)
+    house.turn()
+    ended = house.ledger.ended(prompt_id)
+    assert ended is not None
+    assert ended.state is JobState.DONE

@@ -105,6 +105,7 @@ def unit_lines() -> list[str]:
         "User=comfygate",
         "StateDirectory=comfygate",
         "ExecStart=/opt/comfygate/bin/twistd -n --pidfile= comfygate --config /etc/comfygate/gpus.ini",
+        "ExecReload=/bin/kill -HUP $MAINPID",
         "Restart=on-failure",
         "RestartPreventExitStatus=2",
         "KillMode=mixed",

@@ -60,6 +60,12 @@ class Bench:
 
     def turn(self) -> None:
         self.clock.advance(0)
+        self.clock.advance(0.02)
+
+    @property
+    def ended(self) -> float:
+        """When a job ended of which it is told now."""
+        return NOW + self.clock.seconds()
 
     def accepted(self, sequence: int = 1) -> Any:
         job = make_job(sequence)
@@ -153,12 +159,29 @@ def test_the_whole_life_of_a_job(bench: Bench) -> None:
     bench.journal.job_changed(job, JobState.RUNNING, 0, None, None)
     bench.turn()
     assert bench.reloaded().jobs == (running(job),)
+    ended = bench.ended
     bench.journal.job_changed(job, JobState.DONE, 0, None, record_of(job))
     bench.turn()
     loaded = bench.reloaded()
     assert loaded.jobs == ()
-    assert loaded.finished == (finished(job, ended=NOW, record=None),)
+    assert loaded.finished == (finished(job, ended=ended, record=None),)
     assert succeeded(bench.journal.history(job.prompt_id)) == record_of(job)
+
+
+def test_news_of_known_jobs_wait_a_moment_for_others(bench: Bench) -> None:
+    one = bench.accepted(1)
+    bench.journal.job_changed(one, JobState.RUNNING, 0, None, None)
+    bench.clock.advance(0.01)
+    assert len(bench.batches) == 1
+    two = make_job(2)
+    succeeded_soon = bench.journal.accept(two)
+    bench.clock.advance(0)
+    succeeded(succeeded_soon)
+    assert bench.batches[1:] == [Batch(new=(waiting(two),), changed=(running(one),))]
+    bench.journal.job_changed(two, JobState.RUNNING, 0, None, None)
+    bench.clock.advance(0.02)
+    assert len(bench.batches) == 3
+    assert bench.clock.getDelayedCalls() == [bench.journal._housekeeping._timer.call]
 
 
 def test_flush_waits_for_what_was_told(bench: Bench) -> None:
@@ -203,7 +226,10 @@ def test_ends_that_are_being_written_are_part_of_the_history(bench: Bench) -> No
     bench.turn()
     bench.journal.job_changed(two, JobState.DONE, 0, None, record_of(two))
     assert succeeded(bench.journal.history(two.prompt_id)) == record_of(two)
-    both = [(job.prompt_id, NOW, record_of(job)) for job in (one, two)]
+    both = [
+        (one.prompt_id, pytest.approx(bench.ended - 0.02), record_of(one)),
+        (two.prompt_id, bench.ended, record_of(two)),
+    ]
     assert succeeded(bench.journal.histories([0], None)) == both
     assert succeeded(bench.journal.histories([0], 1)) == both[1:]
     assert succeeded(bench.journal.histories([1], None)) == []
@@ -372,7 +398,7 @@ def kept(tmp_path: Path, keep: Keep, wall_clock: Callable[[], float]) -> tuple[J
 def end_one(journal: Journal, clock: Clock, sequence: int) -> None:
     job = make_job(sequence)
     journal.job_changed(job, JobState.DONE, 0, None, record_of(job))
-    clock.advance(0)
+    clock.advance(0.02)
 
 
 def test_histories_beyond_the_number_go_as_jobs_end(tmp_path: Path) -> None:

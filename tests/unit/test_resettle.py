@@ -7,7 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
 
-from comfygate.control.resettle import NOWHERE, Resettlement
+from comfygate.control.resettle import Resettlement
+from comfygate.control.worklist import Worklist
+from comfygate.ledger import NOWHERE
 from comfygate.model import BackendState, Job, JobState
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.least_loaded import LeastLoaded
@@ -124,6 +126,8 @@ def test_what_nobody_may_run_is_kept_and_told_once_and_goes_on_when_its_gpu_is_b
     assert warning.startswith("2 prompts wait for GPUs that are gone (1): put these back into the configuration, or")
     assert [house.place(one) for one in ids] == [("gpu-1", NOWHERE)] * 2
     assert house.ledger.expected_count(1) == 0
+    listed = [(job["prompt_id"], job["gpu_id"], job["targets"]) for job in Worklist(house.books).jobs()]
+    assert listed == [(one, None, [1]) for one in ids]
     house.turn()
     assert house.settle() == []
     assert len(house.ledger.waiting) == 2
