@@ -178,11 +178,13 @@ def with_body(head: Journalled, row: Sequence[Any]) -> Journalled:
     try:
         submission = parse_submission(row[2])
         item = submission.item(head.job.number, outputs)
+        # A job that was moved has another number than it was written with.
+        body = row[2] if submission.number == head.job.number else submission.submission(head.job.number)
     except (GateError, orjson.JSONEncodeError) as error:
         raise DamagedRowError(f"the prompt cannot be read any more: {error}") from None
     if submission.prompt_id != head.job.prompt_id:
         raise DamagedRowError(f"it belongs to {submission.prompt_id}")
-    return evolve(head, job=evolve(head.job, submission=row[2], item=item, outputs=tuple(outputs)))
+    return evolve(head, job=evolve(head.job, submission=body, item=item, outputs=tuple(outputs)))
 
 
 def read_finished(row: Sequence[Any]) -> Finished:
