@@ -10,6 +10,7 @@ import orjson
 from attrs import evolve, field, frozen
 
 from comfygate.errors import GateError
+from comfygate.history import printable
 from comfygate.model import Job, JobState
 from comfygate.prompts import parse_submission
 
@@ -137,9 +138,10 @@ def finished_row(id: int, ended: Finished) -> Row:
 
     :param id: a number for it; larger for those that ended later.
     """
+    reason = None if ended.reason is None else printable(ended.reason)  # else nothing could be written any more
     return FINISHED.sealed(
         *(id, ended.sequence, ended.prompt_id, ended.gate, ended.gpu_id, ended.client_id),
-        *(ended.state.value, ended.reason, ended.attempts, float(ended.accepted), float(ended.ended)),
+        *(ended.state.value, reason, ended.attempts, float(ended.accepted), float(ended.ended)),
     )
 
 
