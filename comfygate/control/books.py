@@ -43,6 +43,7 @@ class Books:
     :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
         to be tried again, whatever becomes of their backend.
     :ivar draining: GPUs that are to get no further jobs.
+    :ivar leaving: those of them whose backend is being ended for good.
     :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
         or handed over any more.
     """
@@ -71,6 +72,7 @@ class Books:
         self.recalling: set[str] = set()
         self.recalled: set[str] = set()
         self.draining: set[int] = set()
+        self.leaving: set[int] = set()
         self.closing: float | None = None
         self.prefetch = prefetch
         self.retries = retries
