@@ -353,3 +353,14 @@ def test_a_lock_of_another_program_is_told(path: Path, monkeypatch: pytest.Monke
     other.close()
     store.write(Batch(new=(waiting(make_job()),)))
     store.close()
+
+
+def test_a_job_whose_id_had_been_used_long_before_is_not_taken_for_over(path: Path) -> None:
+    store = opened(path)
+    store.load()
+    before = make_job(1)
+    again = evolve(before, sequence=2)
+    store.write(Batch(ended=(finished(before),)))
+    store.write(Batch(new=(waiting(again),)))
+    store.close()
+    assert [one.job.sequence for one in opened(path).load().jobs] == [2]
