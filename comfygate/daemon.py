@@ -59,7 +59,7 @@ class Daemon(Service):
     :param reactor: the daemon's reactor.
     :param folder: state_dir, locked; released in the end.
     :param sockets: listening sockets by gate name; closed in the end.
-    :param store: the journal's file, open; closed in the end.
+    :param store: the journal's file, which opens again where it was closed; closed in the end.
     :param read: reads the configuration again, and raises ConfigError; called
         in a thread.
     """

@@ -99,6 +99,9 @@ def makeService(options: Options) -> IService:
     except ConfigError as error:
         _refuse(str(error))
     daemon = Daemon(reactor, plan, folder, sockets, store, options.read)
+    if store is not None:
+        # twistd forks to become a daemon, and SQLite loses its locks in that; the service opens the file again.
+        store.close()
     options.hangups.connect(reactor, daemon.reload)
     reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
     return daemon

@@ -85,7 +85,7 @@ class Store:
         return store
 
     def close(self) -> None:
-        """Close the file; what was written stays."""
+        """Close the file; what was written stays, and whatever is done next opens it again."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()

@@ -26,14 +26,17 @@ class OneThread:
     Twisted's pools are waited for when the daemon stops, and a disk in trouble
     may not answer before the machine is restarted.
 
+    It starts with the first thing to do: twistd forks in between to become a
+    daemon, and no thread goes through that.
+
     :param call_from_thread: the reactor's ``callFromThread``.
     """
 
     def __init__(self, call_from_thread: Callable[..., object], name: str = "journal") -> None:
         self._call = call_from_thread
         self._acts: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread = Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        self._name = name
+        self._thread: Thread | None = None
 
     def __call__(self, act: Callable[[], T]) -> Deferred[T]:
         """See :class:`InThread`."""
@@ -48,6 +51,9 @@ class OneThread:
                 self._call(done.callback, result)
 
         self._acts.put(run)
+        if self._thread is None:
+            self._thread = Thread(target=self._work, name=self._name, daemon=True)
+            self._thread.start()
         return done
 
     def end(self) -> None:

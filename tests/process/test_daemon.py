@@ -283,12 +283,24 @@ def test_it_becomes_a_daemon_as_twistd_does(tmp_path: Path) -> None:
     try:
         eventually(lambda: "ComfyGate is ready" in (tmp_path / "gate.log").read_text())
         assert request(gateway.ports[0], "GET", "/queue").status == 200
+        answer = request(gateway.ports[0], "POST", "/prompt", {"prompt": workflow()}, seconds=5)
+        history = f"/history/{answer.json()['prompt_id']}"
+        eventually(lambda: request(gateway.hub, "GET", history).json())
+        assert holds_locks(pid, gateway.journal)
     finally:
         below = descendants(pid)
         os.kill(pid, signal.SIGTERM)
         eventually(lambda: not is_alive(pid))
     assert not [child for child in below if is_alive(child)]
     assert not (tmp_path / "gate.pid").exists()
+    assert "the journal is not closed" not in (tmp_path / "gate.log").read_text()
+
+
+def holds_locks(pid: int, path: Path) -> bool:
+    """Whether a process has locked a file as SQLite does."""
+    inode = f":{path.stat().st_ino}"
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return any(words[4] == str(pid) and words[5].endswith(inode) for words in locks if words[1] == "POSIX")
 
 
 def test_a_second_daemon_is_told_that_the_first_runs(gateway: Gateway) -> None:

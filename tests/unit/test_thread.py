@@ -61,3 +61,12 @@ def test_the_thread_ends_when_it_has_done_what_it_was_given(turns: Turns) -> Non
     if own is not None:
         own.join(30)
         assert not own.is_alive()
+
+
+def test_no_thread_is_started_before_there_is_something_to_do(turns: Turns) -> None:
+    before = threading.active_count()
+    thread = OneThread(turns.call_from_thread)
+    assert threading.active_count() == before  # a fork in between would lose it
+    thread(lambda: None)
+    turns.turn()
+    thread.end()
