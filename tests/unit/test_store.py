@@ -353,3 +353,10 @@ def test_a_lock_of_another_program_is_told(path: Path, monkeypatch: pytest.Monke
     other.close()
     store.write(Batch(new=(waiting(make_job()),)))
     store.close()
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/null", path)])
+def test_what_is_no_file_is_named_and_not_waited_for(path: Path, make: Any) -> None:
+    make(path)
+    with pytest.raises(JournalError, match=f"{path} cannot be read and written .*: move it away"):
+        Store.open(str(path))
