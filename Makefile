@@ -1,10 +1,11 @@
 # make run, make test: all they need is Python 3.11 or later, with venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help run smoke test test-real lint docs clean
+.PHONY: help run smoke test faults soak test-real lint docs clean
 
 CONFIG ?= etc/demo.ini
 TESTS ?=
+MINUTES ?= 30
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
@@ -24,6 +25,12 @@ smoke: .venv/installed-run ## ask every port of a running ComfyGate for everythi
 
 test: lint ## the whole suite (TESTS=tests/unit: a part of it)
 	$(BIN)/python -m pytest $(TESTS)
+
+faults: .venv/installed-test ## only what kills, stops, fills and damages things; part of the whole suite
+	$(BIN)/python -m pytest --durations=10 tests/faults
+
+soak: .venv/installed-test ## half an hour of steady traffic: nothing may be lost, nothing may grow (MINUTES=5: shorter)
+	$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)'
 
 test-real: .venv/installed-test ## the contract suite against the real ComfyUI in $COMFYUI_HOME (run by $COMFYUI_PYTHON)
 	@test -f "$${COMFYUI_HOME:?is not set: name the folder of a ComfyUI that runs on this machine}/main.py" || \

@@ -2,8 +2,9 @@
 
 Prints first what the disk and the journal can do by themselves: flushes a
 second, and prompts accepted a second with 16 on the way.  Then, in each round,
-a whole daemon with simulated GPUs is started with the journal and without it,
-in turns, and 16 clients send small prompts to its hub.
+two whole daemons with simulated GPUs are started, one with the journal and one
+without, and 16 clients send small prompts to their hubs, to the one and the
+other in turns: whatever makes the machine slower meanwhile hits both.
 
     python -m benchmarks.journal --rounds 5 --requests 2000
 """
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,15 @@ reactor: Any = _reactor
 
 
 @frozen
+class Burst:
+    """How long each prompt and all of them took, and the daemon's processor time, in seconds."""
+
+    took: list[float]
+    seconds: float
+    processor: float
+
+
+@frozen
 class Figures:
     """Prompts a second, and milliseconds: that they took, and of the daemon's processor time for each.
 
@@ -53,8 +64,9 @@ class Figures:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=1000, help="prompts sent to one daemon at most")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long they are sent at most")
+    parser.add_argument("--requests", type=int, default=1000, help="prompts sent to one daemon in a round")
+    parser.add_argument("--burst", type=int, default=100, help="how many of them in a row")
+    parser.add_argument("--work", type=float, default=600.0, help="seconds that each prompt runs; 0: many run")
     parser.add_argument("--gpus", type=int, default=2)
     parser.add_argument("--folder", help="where the journal is written; by default where temporary files are")
     options = parser.parse_args()
@@ -103,13 +115,10 @@ def alone(folder: Path, count: int = 5000) -> None:
 
 def compare(folder: Path, options: argparse.Namespace) -> None:
     ratios = []
-    for number in range(options.rounds):
-        found = {}
-        # Whatever gets slower or faster meanwhile is spread over both.
-        for journal in ("on", "off") if number % 2 else ("off", "on"):
-            found[journal] = measure(folder / f"{number}-{journal}", journal, options)
+    for number in range(1, options.rounds + 1):
+        found = measure(folder / str(number), options)
         ratios.append(found["on"].rate / found["off"].rate)
-        print(f"round {number + 1}: {told('off', found['off'])}; {told('on', found['on'])}; ratio {ratios[-1]:.2f}")
+        print(f"round {number}: {told('off', found['off'])}; {told('on', found['on'])}; ratio {ratios[-1]:.2f}")
     print(f"ratio: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}, most {max(ratios):.2f}")
 
 
@@ -118,28 +127,41 @@ def told(journal: str, figures: Figures) -> str:
     return f"{journal} {figures.rate:.0f}/s, {latencies}, {figures.processor:.2f} ms of a processor"
 
 
-def measure(folder: Path, journal: str, options: argparse.Namespace) -> Figures:
-    folder.mkdir()
-    config = f"rate = 0\njournal = {journal}\n"
-    with running(folder, config, gpus=options.gpus) as gateway:
-        bodies = iter([orjson.dumps({"prompt": workflow()}) for _ in range(options.requests)])
-        took: list[float] = []
-        worked, began = processor_time(gateway.pid), time.perf_counter()
-        clients = [
-            threading.Thread(target=send, args=(gateway, bodies, began + options.seconds, took)) for _ in range(CLIENTS)
-        ]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-        seconds, worked = time.perf_counter() - began, processor_time(gateway.pid) - worked
-    took.sort()
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Figures]:
+    """Send prompts to two daemons in turns."""
+    bursts = {"off": list[Burst](), "on": list[Burst]()}
+    with ExitStack() as stack:
+        gateways = {}
+        for journal in bursts:
+            (folder / journal).mkdir(parents=True)
+            config = f"rate = 0\njournal = {journal}\nshutdown_grace = 0\n"
+            gateways[journal] = stack.enter_context(running(folder / journal, config, gpus=options.gpus))
+        for number in range(max(1, options.requests // options.burst)):
+            for journal in list(bursts)[:: 1 if number % 2 else -1]:
+                bursts[journal].append(burst(gateways[journal], options))
+    return {journal: figures(found) for journal, found in bursts.items()}
+
+
+def figures(bursts: list[Burst]) -> Figures:
+    took = sorted(one for burst in bursts for one in burst.took)
     return Figures(
-        rate=len(took) / seconds,
+        rate=len(took) / sum(burst.seconds for burst in bursts),
         p50=1000 * statistics.median(took),
         p99=1000 * took[int(len(took) * 0.99)],
-        processor=1000 * worked / len(took),
+        processor=1000 * sum(burst.processor for burst in bursts) / len(took),
     )
+
+
+def burst(gateway: Gateway, options: argparse.Namespace) -> Burst:
+    bodies = iter([orjson.dumps({"prompt": workflow(options.work)}) for _ in range(options.burst)])
+    took: list[float] = []
+    worked, began = processor_time(gateway.pid), time.perf_counter()
+    clients = [threading.Thread(target=send, args=(gateway, bodies, took)) for _ in range(CLIENTS)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    return Burst(took, time.perf_counter() - began, processor_time(gateway.pid) - worked)
 
 
 def processor_time(pid: int) -> float:
@@ -148,7 +170,7 @@ def processor_time(pid: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def send(gateway: Gateway, bodies: Iterator[bytes], end: float, took: list[float]) -> None:
+def send(gateway: Gateway, bodies: Iterator[bytes], took: list[float]) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.hub, timeout=60)
     for body in bodies:
         began = time.perf_counter()
@@ -157,8 +179,6 @@ def send(gateway: Gateway, bodies: Iterator[bytes], end: float, took: list[float
         text = answer.read()
         assert answer.status == 200, text
         took.append(time.perf_counter() - began)
-        if time.perf_counter() > end:
-            break
     connection.close()
 
 

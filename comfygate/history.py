@@ -37,7 +37,12 @@ def outcome(entry: dict[str, Any]) -> Outcome:
     if not isinstance(error, dict):
         return Outcome(JobState.FAILED)
     said = [error[key] for key in ("node_type", "exception_type", "exception_message") if error.get(key)]
-    return Outcome(JobState.FAILED, ": ".join(" ".join(str(one).split()) for one in said)[:500] or None)
+    return Outcome(JobState.FAILED, ": ".join(" ".join(printable(str(one)).split()) for one in said)[:500] or None)
+
+
+def printable(text: str) -> str:
+    """Text as UTF-8 can hold it: a file's name in an error message may have bytes that are none, which Python keeps."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def encoded(entry: dict[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable
 
 from attrs import define, evolve, field, frozen
+from twisted.logger import Logger
 
 from comfygate.interfaces import IJobListener
 from comfygate.model import BackendState, BackendView, Job, JobState
@@ -87,6 +88,8 @@ class Ledger:
     :param waiting: the queue to keep waiting jobs in.
     :param remembered: how many ended jobs are remembered.
     """
+
+    _log = Logger()
 
     def __init__(self, gpu_ids: Iterable[int], waiting: WaitingJobs, remembered: int = 10_000) -> None:
         self.waiting = waiting
@@ -184,7 +187,8 @@ class Ledger:
         """A backend turned out not to have taken the job, and its client knows."""
         job = self._let_go(prompt_id).job
         for listener in self._listeners:
-            listener.job_refused(job)
+            with self._log.failuresHandled("telling {listener} of {job}", listener=listener, job=job):
+                listener.job_refused(job)
 
     def meet(self, gpu_id: int, strangers: tuple[Stranger, ...]) -> None:
         """A backend's queue holds these jobs that did not come through us."""
@@ -301,8 +305,9 @@ class Ledger:
         reason: str | None = None,
         record: bytes | None = None,
     ) -> None:
-        for listener in self._listeners:
-            listener.job_changed(job, state, gpu_id, reason, record)
+        for listener in self._listeners:  # one that fails must not keep the journal from being told
+            with self._log.failuresHandled("telling {listener} of {job}", listener=listener, job=job):
+                listener.job_changed(job, state, gpu_id, reason, record)
 
     def _stop_waiting(self, prompt_id: str) -> Job:
         job = self.waiting.remove(prompt_id)

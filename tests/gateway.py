@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from configparser import ConfigParser
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,9 @@ class Gateway:
     :ivar hub: the hub's port.
     """
 
-    def __init__(self, folder: Path, config: str, gpus: int, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, config: str, gpus: int, environment: Mapping[str, str], prefix: Sequence[str] = ()
+    ) -> None:
         self.folder = folder
         self.first_port = free_ports(gpus + 2)
         self.ports = tuple(range(self.first_port, self.first_port + gpus))
@@ -144,17 +147,17 @@ class Gateway:
             f"{keys}\n{rest}\n"
         )
         self._environment = {**os.environ, **environment}
+        self._prefix = tuple(prefix)
         self.process = self.start()
 
-    def start(self, prefix: Sequence[str] = (), **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, **environment: str) -> subprocess.Popen[bytes]:
         """Start the daemon in the foreground, for the first time or again in the same folder.
 
-        :param prefix: a command that runs the words behind it.
         :param environment: further variables, for this time.
         """
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*prefix, TWISTD, "-n", "--pidfile=", "comfygate", "--config", str(self.config)],
+                [*self._prefix, TWISTD, "-n", "--pidfile=", "comfygate", "--config", str(self.config)],
                 cwd=self.folder,
                 env={**self._environment, **environment},
                 stdin=subprocess.DEVNULL,
@@ -182,8 +185,10 @@ class Gateway:
 
     @property
     def output(self) -> Path:
-        """Where images are saved, unless the configuration names another folder."""
-        return self.folder / "state" / "output"
+        """Where images are saved."""
+        config = ConfigParser(interpolation=None, strict=False)
+        config.read(self.config)
+        return Path(config.get("comfygate", "output_dir", fallback=str(self.folder / "state" / "output")))
 
     @property
     def journal(self) -> Path:
@@ -238,15 +243,22 @@ class Gateway:
 
 @contextmanager
 def running(
-    folder: Path, config: str = "", *, gpus: int = 4, environment: Mapping[str, str] | None = None, ready: bool = True
+    folder: Path,
+    config: str = "",
+    *,
+    gpus: int = 4,
+    environment: Mapping[str, str] | None = None,
+    prefix: Sequence[str] = (),
+    ready: bool = True,
 ) -> Iterator[Gateway]:
     """Run a daemon with simulated GPUs.
 
     :param config: lines for [comfygate], and further sections; ``{spare}`` is a
         free port.
+    :param prefix: a command that runs the words behind it.
     """
     simulated = "" if "comfyui" in config else f"comfyui = simulator\ndevices = cpu*{gpus}\n"
-    gateway = Gateway(folder, simulated + config, gpus, environment or {})
+    gateway = Gateway(folder, simulated + config, gpus, environment or {}, prefix)
     pids: list[int] = []
     try:
         if ready:

@@ -30,6 +30,9 @@ _BACK = {
     BackendState.STOPPED: BackendState.READY,
 }
 
+_WRITING = 60.0
+"""Seconds that the disk may take to write a prompt down, before its client is told that it was not."""
+
 
 @frozen
 class Answer:
@@ -50,7 +53,7 @@ class Acceptance:
         self._journal = journal
         self._ledger = books.ledger
         self._reserved: set[str] = set()
-        self._entering: set[str] = set()
+        self._entering: dict[str, int] = {}  # ids, and sizes in bytes
         self._number = 0
         self._sequence = 0
 
@@ -102,23 +105,27 @@ class Acceptance:
         :raises GateError: 503, if it could not be written down.
         """
         entered: Deferred[None] = Deferred(lambda _: None)
-        self._entering.add(job.prompt_id)
+        self._entering[job.prompt_id] = job.size
 
         def written(_: None) -> None:
             self._ledger.accept(job)
             self._books.changed()
 
         def tell(result: object) -> None:
-            self._entering.discard(job.prompt_id)
+            del self._entering[job.prompt_id]
+            if late.active():
+                late.cancel()
             if entered.called:  # its client has left
                 return
             if isinstance(result, Failure):
-                entered.errback(_not_written(result) if result.check(JournalError) else result)
+                entered.errback(_not_written(result) if result.check(JournalError, CancelledError) else result)
             else:
                 entered.callback(None)
                 reach("accept.answered")
 
-        self._journal.accept(job).addCallback(written).addBoth(tell)
+        writing = self._journal.accept(job)
+        late = self._books.clock.callLater(_WRITING, writing.cancel)  # then nothing of it is kept
+        writing.addCallback(written).addBoth(tell)
         return entered
 
     async def _validate(
@@ -218,7 +225,7 @@ class Acceptance:
 
     def _check_room(self, size: int, beside: int = 0) -> None:
         try:
-            self._ledger.waiting.check_room(size, beside + len(self._entering))
+            self._ledger.waiting.check_room(size + sum(self._entering.values()), beside + len(self._entering))
         except QueueFullError as error:
             raise GateError(503, "queue_full", "The queue is full", str(error), retry_after=5) from None
 
@@ -295,6 +302,8 @@ def _accepted(job: Job, node_errors: object) -> Answer:
 
 
 def _not_written(failure: Failure) -> GateError:
+    if failure.check(CancelledError):
+        return _journal_failed(f"The disk did not answer within {_WRITING:g} s.")
     return _journal_failed(failure.getErrorMessage())
 
 

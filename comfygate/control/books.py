@@ -14,10 +14,10 @@ from zope.interface import implementer
 from comfygate.backend.fleet import Fleet
 from comfygate.errors import GateError
 from comfygate.history import failed_entry
-from comfygate.interfaces import IStatusSource
+from comfygate.interfaces import IJobListener, IStatusSource
 from comfygate.last_words import LastWords
 from comfygate.ledger import Ledger
-from comfygate.model import BackendView, JobState
+from comfygate.model import BackendView, Job, JobState
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.least_loaded import LeastLoaded
 
@@ -25,6 +25,7 @@ _START = 10.0
 """Seconds from the end of a daemon until its successor may be expected to answer."""
 
 
+@implementer(IJobListener)
 class Books:
     """Fleet, ledger and gates together, and the news that something changed.
 
@@ -42,6 +43,7 @@ class Books:
     :ivar unwanted: ids of held jobs that somebody asked to be interrupted: not
         to be tried again, whatever becomes of their backend.
     :ivar draining: GPUs that are to get no further jobs.
+    :ivar leaving: those of them whose backend is being ended for good.
     :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
         or handed over any more.
     """
@@ -70,6 +72,7 @@ class Books:
         self.recalling: set[str] = set()
         self.recalled: set[str] = set()
         self.draining: set[int] = set()
+        self.leaving: set[int] = set()
         self.closing: float | None = None
         self.prefetch = prefetch
         self.retries = retries
@@ -77,6 +80,19 @@ class Books:
         self.wall_clock = wall_clock
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
+        ledger.subscribe(self)
+
+    def job_changed(
+        self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
+    ) -> None:
+        """See :class:`comfygate.interfaces.IJobListener`."""
+        if state.ended:
+            self.job_refused(job)
+
+    def job_refused(self, job: Job) -> None:
+        """See :class:`comfygate.interfaces.IJobListener`."""
+        self.unwanted.discard(job.prompt_id)
+        self.last_words.forget(job.prompt_id)
 
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""

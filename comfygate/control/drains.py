@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +13,7 @@ from twisted.python.failure import Failure
 from comfygate.control.books import Books
 from comfygate.control.recall import Recall
 from comfygate.errors import GateError
-from comfygate.model import BackendState, JobState
+from comfygate.model import JobState
 
 _AGAIN = 5.0
 """Seconds until a backend that still holds waiting prompts is asked for them again."""
@@ -35,7 +36,7 @@ class Drains:
         self._recall = recall
         self._remember = remember
         self._wanted = set(drained) & set(books.fleet.gpu_ids)
-        self._held: set[int] = set()
+        self._held: Counter[int] = Counter()
         self._asking: dict[int, Deferred[None]] = {}
         self._asked_at: dict[int, float] = {}
         self._books.draining |= self._wanted
@@ -58,13 +59,13 @@ class Drains:
 
     @contextmanager
     def held(self, gpu_id: int) -> Iterator[None]:
-        """Drain one for as long as the context lasts, whatever the operator wants."""
-        self._held.add(gpu_id)
+        """Drain one for as long as the context lasts, whatever the operator and other contexts want."""
+        self._held[gpu_id] += 1
         self._apply()
         try:
             yield
         finally:
-            self._held.discard(gpu_id)
+            self._held[gpu_id] -= 1
             self._apply()
 
     def close(self) -> None:
@@ -79,7 +80,7 @@ class Drains:
         self._apply()
 
     def _apply(self) -> None:
-        wanted = self._wanted | self._held
+        wanted = self._wanted | set(+self._held)
         for gpu_id in wanted ^ self._books.draining:
             self._asked_at.pop(gpu_id, None)
         self._books.draining.clear()
@@ -94,7 +95,7 @@ class Drains:
                     self._ask(gpu_id)
 
     def _is_due(self, gpu_id: int) -> bool:
-        if gpu_id in self._asking or self._books.fleet[gpu_id].state is not BackendState.READY:
+        if gpu_id in self._asking or not self._books.fleet.ready((gpu_id,)):
             return False
         if self._books.clock.seconds() - self._asked_at.get(gpu_id, float("-inf")) < _AGAIN:
             return False

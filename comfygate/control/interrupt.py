@@ -66,6 +66,10 @@ class Interrupts:
                 return Interrupted(prompt_id, candidate, state)
         if prompt_id in self._ledger.waiting:  # again: its backend went down when it was asked
             return self._cancel_waiting(prompt_id)
+        held = self._ledger.held(prompt_id)
+        if held is not None and self._on_its_way(prompt_id):
+            details = f"It is being sent to GPU {held.gpu_id}, and will run; try again."
+            raise GateError(503, "prompt_on_its_way", "The prompt is on its way", details, retry_after=1)
         return Interrupted(prompt_id, None, "unknown")
 
     async def _asked_to_stop(self, gpu_id: int, prompt_id: str) -> str | None:

@@ -12,7 +12,8 @@ from comfygate.errors import GateError, JournalError
 from comfygate.journal.inspection import Inspection
 from comfygate.journal.journal import Journal
 from comfygate.journal.records import Finished, Journalled
-from comfygate.ledger import Ledger
+from comfygate.ledger import NOWHERE, Ledger
+from comfygate.model import JobState
 
 _MOST = 100_000
 """Jobs of each kind that are looked through for one."""
@@ -80,7 +81,11 @@ class JournalFacts:
             ) from None
 
     def _is_stranded(self, one: Journalled) -> bool:
-        return not self._ledger.knows(one.job.prompt_id)
+        prompt_id = one.job.prompt_id
+        if prompt_id in self._ledger.waiting:
+            return self._ledger.waiting.get(prompt_id).expected == NOWHERE
+        ended = self._ledger.ended(prompt_id)
+        return ended is not None and ended.state is JobState.UNKNOWN and one.state is not JobState.WAITING
 
     def _unfinished(self, one: Journalled) -> dict[str, Any]:
         job = one.job

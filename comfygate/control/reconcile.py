@@ -155,14 +155,16 @@ class Reconciler:
         if end is not None:
             self._books.unwanted.discard(held.job.prompt_id)
             self._ledger.end(held.job.prompt_id, end.state, end.reason, record)
+        elif self._ledger.is_finished(held.job.prompt_id):  # its client had it dropped from the history at once
+            self._end_as_told(held)
         elif held.job.prompt_id in self._books.recalling:
             return
         elif held.job.prompt_id in self._books.recalled - self._books.removing:
             self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
-        elif held.state is JobState.UNCLEAR:
-            self._try_again(held, blamed=True, ran=False)
         elif held.gpu_id in self._doubted:
             self._try_again(held, blamed=blamed)
+        elif held.state is JobState.UNCLEAR:
+            self._try_again(held, blamed=True, ran=False)
         elif held.job.prompt_id in self._books.removing:
             self._ledger.end(held.job.prompt_id, JobState.CANCELLED)
         else:
@@ -209,7 +211,7 @@ class Reconciler:
             self._books.unwanted.discard(job.prompt_id)
             reason = f"it was interrupted, and GPU {held.gpu_id} was lost before it had said so"
             self._books.fail(job.prompt_id, reason, JobState.CANCELLED)
-        elif deaths >= MOST_DEATHS or deaths > self._books.retries:
+        elif deaths >= MOST_DEATHS or (blamed and deaths > self._books.retries):
             self._give_up(job, held.gpu_id, deaths)
         else:
             self._books.last_words.forget(job.prompt_id)

@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from comfygate.control.books import Books
 from comfygate.journal.records import Journalled
-from comfygate.ledger import Ended
+from comfygate.ledger import NOWHERE, Ended
 from comfygate.model import Job, JobState
 from comfygate.routing.succession import heir
 
@@ -24,8 +24,9 @@ class Recovered:
 
     :ivar waiting: they wait again, and will run.
     :ivar looked_up: a ComfyUI that outlived the daemon may have them.
-    :ivar stranded: all GPUs that may run them are gone; they stay in the
-        journal until those are back, or somebody moves them.
+    :ivar stranded: all GPUs that may run them are gone; they wait, listed
+        under none, until those are back, or somebody moves them.  One that may
+        have run is only kept in the journal, and looked up at the next start.
     """
 
     waiting: int
@@ -46,10 +47,12 @@ def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tupl
     for prompt_id, end in ended:
         books.ledger.remember(prompt_id, end)
     waiting, looked_up, stranded = 0, 0, []
-    for one in unfinished:
+    newest = {one.job.prompt_id: one for one in sorted(unfinished, key=lambda one: one.job.sequence)}
+    for one in newest.values():
         job = _placed(one.job, books)
         if job is None:
             stranded.append(one.job)
+            _strand(books, one)
         elif _may_be_there(one, books):
             _look_up(books, job, one.gpu_id)
             looked_up += 1
@@ -75,6 +78,15 @@ def _may_be_there(one: Journalled, books: Books) -> bool:
     if one.state not in _HELD or one.gpu_id not in books.fleet.gpu_ids:
         return False
     return not books.fleet[one.gpu_id].owned
+
+
+def _strand(books: Books, one: Journalled) -> None:
+    if one.state is JobState.WAITING:
+        books.ledger.accept(evolve(one.job, expected=NOWHERE))
+    else:
+        # It is to be looked up on its GPU, if that is back at the next start; until then its id is taken.
+        reason = f"it may have run on GPU {one.gpu_id}, which is not configured any more"
+        books.ledger.remember(one.job.prompt_id, Ended(one.gpu_id, JobState.UNKNOWN, reason))
 
 
 def _look_up(books: Books, job: Job, gpu_id: int | None) -> None:

@@ -21,10 +21,14 @@ class Retirement:
         However long what it runs takes; cancelled, it works on.
         """
         backend = self._books.fleet[gpu_id]
-        with self._drains.held(gpu_id):
-            await self._books.until(lambda: self._is_idle(backend))
-            await backend.stop()
-            await self._books.until(lambda: not self._books.ledger.held_by(gpu_id))
+        self._books.leaving.add(gpu_id)
+        try:
+            with self._drains.held(gpu_id):
+                await self._books.until(lambda: self._is_idle(backend))
+                await backend.stop()
+                await self._books.until(lambda: not self._books.ledger.held_by(gpu_id))
+        finally:
+            self._books.leaving.discard(gpu_id)
         self._drains.forget(gpu_id)
 
     def _is_idle(self, backend: IBackend) -> bool:

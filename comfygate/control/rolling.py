@@ -64,8 +64,9 @@ class Rolling:
         """
         for index, gpu_id in enumerate(gpu_ids):
             try:
-                with self._drains.held(gpu_id):
-                    await self._one(gpu_id)
+                if not self._is_leaving(gpu_id):
+                    with self._drains.held(gpu_id):
+                        await self._one(gpu_id)
             except (CancelledError, GateError) as error:
                 self._step(gpu_id, "failed", _reason(error))
                 raise _failure(gpu_id, gpu_ids[index + 1 :], error) from None
@@ -75,20 +76,31 @@ class Rolling:
         await self._take_back(gpu_id)
         if not self._now:
             # However long it takes: a ComfyUI that hangs is ended by who watches it, and its prompt waits again.
-            await self._books.until(lambda: self._is_idle(gpu_id))
+            await self._books.until(lambda: self._is_leaving(gpu_id) or self._is_idle(gpu_id))
+        if self._is_leaving(gpu_id):
+            return
         self._step(gpu_id, "stopping", self._what_runs(gpu_id, "is cut off, and will run again"))
         await self._books.fleet[gpu_id].restart()
         self._step(gpu_id, "starting")
         await self._ready(gpu_id)
-        self._step(gpu_id, "ready")
+        if not self._is_leaving(gpu_id):
+            self._step(gpu_id, "ready")
 
     async def _ready(self, gpu_id: int) -> None:
         backend = self._books.fleet[gpu_id]
-        if not await self._books.until(lambda: backend.state in _OVER, self._start_timeout):
+        over = await self._books.until(
+            lambda: self._is_leaving(gpu_id) or self._books.fleet[gpu_id] is not backend or backend.state in _OVER,
+            self._start_timeout,
+        )
+        if not over:
             message = f"GPU {gpu_id} was not ready within {self._start_timeout:g} s"
             raise GateError(504, "restart_failed", message, backend.last_error or "")
         if backend.state is BackendState.FAILED:
             raise GateError(502, "restart_failed", f"GPU {gpu_id} failed to start", backend.last_error or "")
+
+    def _is_leaving(self, gpu_id: int) -> bool:
+        """Whether it is being removed, and needs no restart any more."""
+        return gpu_id in self._books.leaving or gpu_id not in self._books.fleet
 
     async def _take_back(self, gpu_id: int) -> None:
         try:

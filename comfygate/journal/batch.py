@@ -94,7 +94,9 @@ class Notes:
     def drop(self, job: Job) -> None:
         """Nothing of a job is to be kept."""
         self._noted.pop(job.prompt_id, None)
-        self._waiting[job.prompt_id] = _Drop(job.sequence)
+        self._waiting.pop(job.prompt_id, None)
+        # Not under its id, which its client may use again before this is written.
+        self._waiting[f"{job.prompt_id} {job.sequence}"] = _Drop(job.sequence)
 
     def take(self) -> Batch:
         """All that waits, to be written at once."""
@@ -122,6 +124,10 @@ class Notes:
         self._record_bytes = sum(len(one.record or b"") for one in self._waiting.values() if isinstance(one, Finished))
         for prompt_id, waiting in newer.items():
             self._waiting[prompt_id] = self._merged(self._waiting.get(prompt_id), waiting)
+        dropped = {one.sequence for one in self._waiting.values() if isinstance(one, _Drop)}
+        for prompt_id, one in tuple(self._waiting.items()):
+            if isinstance(one, _Put) and one.noted.job.sequence in dropped:
+                del self._waiting[prompt_id]
 
     def finished(self) -> list[Finished]:
         """Jobs that are over, and not yet written; the last to end comes last."""
@@ -134,9 +140,11 @@ class Notes:
 
     def forget(self, gpu_ids: Collection[int], prompt_ids: Collection[str] | None) -> None:
         """Leave the records of these jobs out that wait to be written."""
-        for prompt_id, one in self._waiting.items():
-            if isinstance(one, Finished) and one.gpu_id in gpu_ids and (prompt_ids is None or prompt_id in prompt_ids):
-                self._waiting[prompt_id] = evolve(one, record=None)
+        for notes in (self._waiting, self._taken):  # what was taken may have to be written again
+            for prompt_id, one in notes.items():
+                wanted = prompt_ids is None or prompt_id in prompt_ids
+                if wanted and isinstance(one, Finished) and one.gpu_id in gpu_ids:
+                    notes[prompt_id] = evolve(one, record=None)
 
     def _merged(self, older: _Note | None, newer: _Note) -> _Note:
         if isinstance(newer, Finished):

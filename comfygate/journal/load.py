@@ -102,7 +102,10 @@ class _Loading:
 
     def _over_all_the_same(self) -> set[int]:
         # A damaged file's older pages may bring a job back that ended since.
-        ended = "SELECT sequence FROM jobs WHERE prompt_id IN (SELECT prompt_id FROM finished)"
+        # An id may be used again once it is forgotten: only what was accepted before that end is over.
+        ended = (
+            "SELECT j.sequence FROM jobs j JOIN finished f ON f.prompt_id = j.prompt_id AND f.sequence >= j.sequence"
+        )
         return {sequence for (sequence,) in self._connection.execute(ended)}
 
     def _finished(self, row: Row) -> Finished | None:
@@ -133,14 +136,15 @@ class _Loading:
         ended = lost_body(row, self._now)
         if ended is None:
             self._lose(BODIES, row, "the checksum is wrong")
-        elif self._is_over(ended.prompt_id):
+        elif self._is_over(ended):
             self._leftover.append(ended.sequence)
         else:
             self._lose(BODIES, row, "what belongs to it is missing", ended.prompt_id)
             self._lost.append(ended)
 
-    def _is_over(self, prompt_id: str) -> bool:
-        found = self._connection.execute("SELECT 1 FROM finished WHERE prompt_id = ?", (prompt_id,))
+    def _is_over(self, ended: Finished) -> bool:
+        over = "SELECT 1 FROM finished WHERE prompt_id = ? AND sequence >= ?"
+        found = self._connection.execute(over, (ended.prompt_id, ended.sequence))
         return found.fetchone() is not None
 
     def _lose(self, table: Table, row: Row, why: str, prompt_id: str | None = None) -> None:

@@ -10,6 +10,7 @@ import orjson
 from attrs import evolve, field, frozen
 
 from comfygate.errors import GateError
+from comfygate.history import printable
 from comfygate.model import Job, JobState
 from comfygate.prompts import parse_submission
 
@@ -137,9 +138,10 @@ def finished_row(id: int, ended: Finished) -> Row:
 
     :param id: a number for it; larger for those that ended later.
     """
+    reason = None if ended.reason is None else printable(ended.reason)  # else nothing could be written any more
     return FINISHED.sealed(
         *(id, ended.sequence, ended.prompt_id, ended.gate, ended.gpu_id, ended.client_id),
-        *(ended.state.value, ended.reason, ended.attempts, float(ended.accepted), float(ended.ended)),
+        *(ended.state.value, reason, ended.attempts, float(ended.accepted), float(ended.ended)),
     )
 
 
@@ -178,11 +180,13 @@ def with_body(head: Journalled, row: Sequence[Any]) -> Journalled:
     try:
         submission = parse_submission(row[2])
         item = submission.item(head.job.number, outputs)
+        # A job that was moved has another number than it was written with.
+        body = row[2] if submission.number == head.job.number else submission.submission(head.job.number)
     except (GateError, orjson.JSONEncodeError) as error:
         raise DamagedRowError(f"the prompt cannot be read any more: {error}") from None
     if submission.prompt_id != head.job.prompt_id:
         raise DamagedRowError(f"it belongs to {submission.prompt_id}")
-    return evolve(head, job=evolve(head.job, submission=row[2], item=item, outputs=tuple(outputs)))
+    return evolve(head, job=evolve(head.job, submission=body, item=item, outputs=tuple(outputs)))
 
 
 def read_finished(row: Sequence[Any]) -> Finished:

@@ -203,8 +203,11 @@ def test_gates_open_move_and_close(gateway: Gateway) -> None:
     add(gateway, gate)
     reload(gateway)
     assert submit(gateway.spare)["gpu_id"] == 1
+    stays = WebSocket(gateway.spare, "zero")
     edit(gateway, "gpus = 1", "gpus = 0")
     assert reload(gateway) == f"reloaded gpus.ini: port {gateway.spare} (fast): gpus 1 → 0"
+    assert stays.is_open()
+    stays.close()
     assert submit(gateway.spare)["gpu_id"] == 0
     on_gate, on_hub = WebSocket(gateway.spare, "one"), WebSocket(gateway.hub, "two")
     # Another gate takes the port: nobody finds it closed.

@@ -133,3 +133,27 @@ def test_numbers_go_on_after_those_of_an_earlier_daemon() -> None:
     told = submit(house, house.hub)
     assert told["number"] == 41
     assert house.journal.accepted[0].sequence == 42
+
+
+def test_bytes_that_are_being_written_count_too() -> None:
+    house = House(gpus=1)
+    house.journal.pause = pause = Deferred()
+    house.ledger.waiting.rebound(100, 1_500)
+    later(house.acceptance.submit(house.hub, body(extra_data={"note": "x" * 500}), None))
+    assert refused(house, house.hub, extra_data={"note": "x" * 500}).type == "queue_full"
+    pause.callback(None)
+
+
+def test_a_disk_that_does_not_answer_keeps_no_client_waiting_for_ever() -> None:
+    house = House(gpus=1)
+    house.journal.pause = pause = Deferred()
+    prompt_id = new_id()
+    _, results = later(house.acceptance.submit(house.hub, body(prompt_id=prompt_id), None))
+    house.clock.advance(60)
+    error = results[0].value
+    assert (error.status, error.type) == (503, "journal_failed")
+    house.journal.pause = None
+    assert submit(house, house.hub, prompt_id=prompt_id)["prompt_id"] == prompt_id
+    pause.callback(None)
+    house.turn()
+    assert house.backends[0].client.submitted == [prompt_id]

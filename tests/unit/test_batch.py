@@ -129,3 +129,33 @@ def test_records_that_wait_are_bounded(notes: Notes, monkeypatch: pytest.MonkeyP
     notes.end(finished(make_job(6), record=b"x" * 300))
     notes.put_back([])
     assert [one.record is not None for one in notes.take().ended] == [True, True, True, False, False, False]
+
+
+def test_an_id_that_is_used_again_at_once_does_not_keep_the_refused_job(notes: Notes) -> None:
+    job = make_job()
+    notes.accept(job)
+    notes.take()
+    notes.written()
+    notes.drop(job)
+    again = evolve(job, sequence=2)
+    notes.accept(again)
+    assert notes.take() == Batch(new=(waiting(again),), refused=(1,))
+    notes.put_back([again.prompt_id])
+    assert notes.take() == Batch(refused=(1,))
+
+
+def test_a_refused_job_is_not_written_again_after_a_failure(notes: Notes) -> None:
+    known(notes)
+    notes.change(make_job(), JobState.RUNNING, OURS)
+    notes.take()
+    notes.drop(make_job())
+    notes.put_back(())
+    assert notes.take() == Batch(refused=(1,))
+
+
+def test_a_record_that_was_forgotten_while_it_was_written_does_not_come_back(notes: Notes) -> None:
+    notes.end(finished(make_job()))
+    notes.take()
+    notes.forget([0], None)
+    notes.put_back(())
+    assert [one.record for one in notes.finished()] == [None]

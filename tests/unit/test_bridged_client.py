@@ -319,6 +319,20 @@ def test_one_that_is_not_answered_yet_goes_to_the_next_too(clock: Clock) -> None
     assert client.take().endswith(b"from GPU 1")
 
 
+def test_a_client_stays_with_a_backend_that_left_the_set_until_that_goes(clock: Clock) -> None:
+    gate = Gate(clock, gpus=2)
+    client, first = gate.open()
+    gate.bridges.serve((1,), gate.status)
+    first.protocol.dataReceived(text("what it runs goes on"))
+    assert client.take().endswith(b"what it runs goes on")
+    assert gate.places == [("127.0.0.1", 8188)]
+    gate.become(DOWN, 0)
+    first.lost()
+    gate.backend.accept(text("from GPU 1"))
+    assert gate.places[-1] == ("127.0.0.1", 8189)
+    assert client.take().endswith(b"from GPU 1")
+
+
 # What the gate says itself
 
 

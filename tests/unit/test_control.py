@@ -7,13 +7,15 @@ from typing import Any
 
 import orjson
 import pytest
+from attrs import evolve
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from comfygate.control.dispatch import Dispatcher
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable, GateError
-from comfygate.model import BackendState, JobState
+from comfygate.model import BackendState, JobState, RestartCause
 from comfygate.routing.assignment import GateRouting
+from comfygate.testing import job
 from tests.unit.fakes import FakeAnswer, FakeClient, House, body, new_id, raising
 
 
@@ -659,3 +661,58 @@ def test_a_prompt_whose_last_event_was_seen_is_asked_about_until_its_end_is_know
     ended = house.ledger.ended(prompt_id)
     assert ended is not None
     assert ended.state is JobState.DONE
+
+
+def test_a_prompt_that_its_client_had_dropped_from_the_history_at_once_ended_as_it_was_told() -> None:
+    house = House(gpus=1)
+    over = submit(house, house.gates[0])["prompt_id"]
+    house.backends[0].tell()
+    house.turn()
+    event = {"type": "execution_success", "data": {"prompt_id": over}}
+    house.books.last_words.hear(b"execution_success", orjson.dumps(event))
+    house.ledger.finish(over)
+    house.backends[0].client.finish()
+    house.backends[0].client.done.clear()
+    house.backends[0].tell()
+    house.turn()
+    ended = house.ledger.ended(over)
+    assert ended is not None
+    assert ended.state is JobState.DONE
+
+
+def test_a_job_that_an_operators_restart_cuts_off_is_tried_again_though_fewer_retries_are_allowed_by_now() -> None:
+    house = House(gpus=1)
+    one = submit(house, house.gates[0])["prompt_id"]
+    house.backends[0].tell()
+    house.turn()
+    house.backends[0].become(BackendState.DOWN)
+    house.books.retries = 0
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    house.backends[0].cause = RestartCause.REQUESTED
+    house.backends[0].become(BackendState.DOWN)
+    assert house.ledger.waiting.get(one).deaths == 1
+
+
+def test_an_interrupt_does_not_call_a_job_unknown_that_is_still_on_its_way() -> None:
+    house = House(gpus=1)
+    house.backends[0].owned = False
+    prompt_id = accept(house, house.gates[0])["prompt_id"]
+    house.journal.pause = pause = Deferred()
+    house.turn()
+    _, results = later(house.interrupts.prompt(prompt_id))
+    for _ in range(510):
+        house.clock.advance(0.02)
+    assert (results[0].value.status, results[0].value.type) == (503, "prompt_on_its_way")
+    pause.callback(None)
+
+
+def test_nothing_is_remembered_of_what_is_over() -> None:
+    house = House(gpus=1)
+    one = submit(house, house.gates[0])["prompt_id"]
+    house.books.unwanted.add(one)
+    event = {"type": "execution_success", "data": {"prompt_id": one}}
+    house.books.last_words.hear(b"execution_success", orjson.dumps(event))
+    house.ledger.end(one, JobState.CANCELLED)
+    assert house.books.unwanted == set()
+    assert house.books.last_words.entry(evolve(job(), prompt_id=one, item=b"[]")) is None

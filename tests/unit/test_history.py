@@ -65,3 +65,9 @@ def test_why_comfyui_refused_a_prompt_fits_on_one_line() -> None:
     assert refusal(orjson.dumps(told)) == said
     assert refusal(b"<h1>no\xff</h1>") == "<h1>no\ufffd</h1>"
     assert refusal(b"[]") == "[]"
+
+
+def test_a_name_of_a_file_that_is_no_utf8_does_not_spoil_the_reason() -> None:
+    error = {"node_type": "LoadImage", "exception_type": "OSError", "exception_message": "caf\udce9.png"}
+    entry = {"status": {"status_str": "error", "messages": [["execution_error", error]]}}
+    assert outcome(entry) == Outcome(JobState.FAILED, "LoadImage: OSError: caf\\udce9.png")

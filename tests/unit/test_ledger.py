@@ -170,3 +170,20 @@ def test_the_first_number_is_that_of_whatever_waits_or_is_held(ledger: Ledger) -
     ledger.end(other.prompt_id, JobState.DONE)
     ledger.end(one.prompt_id, JobState.CANCELLED)
     assert ledger.first_number == 0
+
+
+def test_a_listener_that_fails_keeps_no_other_from_being_told(ledger: Ledger) -> None:
+    class Failing(Notes):
+        def job_changed(self, *facts: object) -> None:
+            raise ZeroDivisionError
+
+        def job_refused(self, job: Job) -> None:
+            raise ZeroDivisionError
+
+    notes = Notes()
+    ledger.subscribe(Failing())
+    ledger.subscribe(notes)
+    one = accepted(ledger)
+    ledger.assign(one.prompt_id, 1)
+    ledger.forget(one.prompt_id)
+    assert notes.taken == [(JobState.WAITING, None, None), (JobState.SENT, 1, None), (None, None, None)]

@@ -57,7 +57,7 @@ def test_a_damaged_head_of_a_page_hides_no_row(pages: list[bytes], place: int, b
 
 def test_nothing_in_a_page_makes_reading_fail(pages: list[bytes]) -> None:
     chance = random.Random(5)
-    for _ in range(300):
+    for _ in range(80):
         page = bytearray(chance.choice(pages))
         for _ in range(chance.randrange(1, 200)):
             page[chance.randrange(PAGE_SIZE)] = chance.randrange(256)

@@ -135,3 +135,14 @@ def test_records_are_sealed_too() -> None:
     row = RECORDS.sealed(5, b"{}")
     assert RECORDS.is_whole(row)
     assert not RECORDS.is_whole(evolve(RECORDS, name="other").sealed(5, b"{}"))
+
+
+def test_a_job_that_was_moved_is_sent_under_its_new_number() -> None:
+    job = make_job(7)
+    moved = make_job(7, number=-3)
+    assert with_body(read_job_head(job_row(waiting(moved))), body_row(job)) == waiting(moved)
+
+
+def test_no_reason_keeps_the_journal_from_being_written() -> None:
+    read = read_finished(finished_row(1, finished(make_job(), reason="caf\udce9.png")))
+    assert read.reason == "caf\\udce9.png"

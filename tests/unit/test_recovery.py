@@ -10,7 +10,7 @@ from comfygate.ledger import Ended
 from comfygate.model import BackendState, Job, JobState
 from comfygate.testing import job
 from tests.unit.fakes import House, body, new_id
-from tests.unit.test_control import queue_of, refused
+from tests.unit.test_control import now, queue_of, refused
 
 
 def made(**facts: object) -> Job:
@@ -76,3 +76,41 @@ def test_an_id_that_ended_before_the_start_is_not_used_again() -> None:
     prompt_id = new_id()
     recover(house.books, (), [(prompt_id, Ended(0, JobState.DONE))])
     assert refused(house, house.hub, prompt_id=prompt_id).type == "duplicate_prompt_id"
+
+
+def test_a_prompt_whose_gpus_are_gone_is_listed_nowhere_but_can_be_moved_and_keeps_its_id() -> None:
+    house = House()
+    waits, ran = (made(gate="gpu-7", targets=frozenset({7}), expected=7) for _ in range(2))
+    recover(house.books, [left(waits), left(ran, JobState.RUNNING, 7)], ())
+    for one in (waits, ran):
+        assert refused(house, house.hub, prompt_id=one.prompt_id).type == "duplicate_prompt_id"
+    house.turn()
+    assert queue_of(house, house.hub) == ([], [])
+    now(house.operations.move(waits.prompt_id, "gpu-1", front=False))
+    house.turn()
+    assert house.backends[1].client.submitted == [waits.prompt_id]
+
+
+def test_an_id_that_was_written_twice_is_run_once() -> None:
+    house = House(gpus=1)
+    old = made(targets=frozenset({0}))
+    new = evolve(old, sequence=old.sequence + 1000)
+    assert recover(house.books, [left(new), left(old)], ()).waiting == 1
+    house.books.changed()
+    house.turn()
+    assert house.backends[0].client.submitted == [old.prompt_id]
+    house.finish(0)
+    assert house.backends[0].client.submitted == [old.prompt_id]
+
+
+def test_what_only_waited_in_someone_elses_comfyui_is_not_blamed_for_its_end() -> None:
+    house = House(gpus=1)
+    house.backends[0].owned = False
+    house.books.retries = 0
+    first, second = (made(targets=frozenset({0})) for _ in range(2))
+    recover(house.books, [left(first, JobState.PENDING, 0), left(second, JobState.PENDING, 0)], ())
+    house.backends[0].become(BackendState.STARTING)
+    house.backends[0].become(BackendState.READY)
+    house.turn()
+    assert house.ledger.ended(second.prompt_id) is None
+    assert house.backends[0].client.submitted[-1] == second.prompt_id

@@ -21,7 +21,7 @@ from tests.journals import NOW, Written, fill, opened, record_of
 
 NAME = "journal.sqlite"
 LOG = f"{NAME}-wal"
-FLIPS = {NAME: 70, LOG: 40}
+FLIPS = {NAME: 70, LOG: 25}
 
 
 @pytest.fixture(scope="module")

@@ -84,3 +84,40 @@ def test_the_next_one_with_its_number_is_not_drained() -> None:
     retire(house, 1)
     assert house.books.draining == set()
     assert house.remembered[-1] == frozenset()
+
+
+def test_a_restart_passes_over_what_leaves_meanwhile_and_goes_on() -> None:
+    house = House(3)
+    for gate in house.gates[:2]:
+        submit(house, gate)
+    for backend in house.backends:
+        backend.tell()
+    house.turn()
+    steps: list[tuple[int, str]] = []
+    house.operations.restart([0, 1, 2], tell=lambda step: steps.append((step.gpu_id, step.step)))
+    house.turn()
+    _, done = retire(house, 0)
+    assert steps == [(0, "draining"), (1, "draining")]
+    house.finish(0)
+    assert done == [None]
+    house.books.fleet.remove(0)
+    house.finish(1)
+    house.backends[1].become(BackendState.READY)
+    house.turn()
+    house.backends[2].become(BackendState.READY)
+    house.turn()
+    assert steps[-2:] == [(2, "starting"), (2, "ready")]
+    assert house.backends[0].state is BackendState.STOPPED
+
+
+def test_it_stays_drained_when_a_restart_of_it_is_over() -> None:
+    house = House()
+    submit(house, house.gates[1])
+    house.backends[1].tell()
+    house.turn()
+    restarting = house.operations.restart([1])
+    _, done = retire(house, 1)
+    assert restarting.called
+    assert house.books.draining == {1}
+    house.finish(1)
+    assert done == [None]

@@ -360,3 +360,14 @@ def test_what_is_no_file_is_named_and_not_waited_for(path: Path, make: Any) -> N
     make(path)
     with pytest.raises(JournalError, match=f"{path} cannot be read and written .*: move it away"):
         Store.open(str(path))
+
+
+def test_a_job_whose_id_had_been_used_long_before_is_not_taken_for_over(path: Path) -> None:
+    store = opened(path)
+    store.load()
+    before = make_job(1)
+    again = evolve(before, sequence=2)
+    store.write(Batch(ended=(finished(before),)))
+    store.write(Batch(new=(waiting(again),)))
+    store.close()
+    assert [one.job.sequence for one in opened(path).load().jobs] == [2]
