@@ -97,6 +97,7 @@ class Daemon(Service):
             retries=config.retries,
             queue_when_down=config.when_down == "queue",
         )
+        self._books.flush = self._journal.flush
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(
             reactor,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
 from attrs import evolve
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
-from comfygate.errors import GateError
+from comfygate.errors import GateError, JournalError
 from comfygate.history import failed_entry
 from comfygate.interfaces import IJobListener, IStatusSource
 from comfygate.last_words import LastWords
@@ -20,6 +21,9 @@ from comfygate.ledger import Ledger
 from comfygate.model import BackendView, Job, JobState
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.least_loaded import LeastLoaded
+
+_NOTING = 5.0
+"""Seconds that an answer waits for the journal, where the change that it is about holds in any case."""
 
 _START = 10.0
 """Seconds from the end of a daemon until its successor may be expected to answer."""
@@ -35,6 +39,7 @@ class Books:
     :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
         will be back.
     :ivar wall_clock: seconds since 1970.
+    :ivar flush: see :class:`comfygate.interfaces.IJournal`.
     :ivar removing: ids that a backend is being told to take out of its queue.
     :ivar last_words: what clients were told of the ends of prompts.
     :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
@@ -78,6 +83,7 @@ class Books:
         self.retries = retries
         self.queue_when_down = queue_when_down
         self.wall_clock = wall_clock
+        self.flush: Callable[[], Deferred[None]] = lambda: succeed(None)
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
         ledger.subscribe(self)
@@ -160,6 +166,16 @@ class Books:
             self._watchers.remove(look)
             if late is not None and late.active():
                 late.cancel()
+
+    async def noted(self, seconds: float = _NOTING) -> None:
+        """Wait until what has changed is written down, so that it holds whatever dies now.
+
+        A disk in trouble delays nobody for longer: it is written as soon as that is possible.
+        """
+        flushed = self.flush()
+        flushed.addTimeout(seconds, self.clock)
+        with contextlib.suppress(JournalError, TimeoutError):
+            await flushed
 
     def watch(self, watcher: Callable[[], None]) -> None:
         """Call `watcher`, with no arguments, after every change of queue or backends."""

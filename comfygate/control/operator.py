@@ -132,6 +132,7 @@ class OperatorRoutes:
         prompt_id, gate = _needed(fields, "prompt_id"), _needed(fields, "to")
         moving = self.operations.move(prompt_id, gate, front=flag_in(fields, "front"))
         job = await shielded(Deferred.fromCoroutine(moving))
+        await self.books.noted()
         found = {"prompt_id": job.prompt_id, "gate": job.gate, "gpu_id": job.expected, "number": job.number}
         return Reply.json(found)
 
@@ -157,6 +158,7 @@ class OperatorRoutes:
                 work.tell({"prompt_id": prompt_id, "gpu_id": found.gpu_id, "state": found.state, "error": None})
             if index % _AT_ONCE == 0:
                 await deferLater(self.books.clock, 0)
+        await self.books.noted()
 
     async def post_drain(self, request: Request) -> Reply:
         """``{"gpu_ids": [ids]}``, or ``{}`` for all → ``{"gpus": [{"gpu_id", "state", "draining"}, …]}``."""

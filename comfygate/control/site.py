@@ -107,6 +107,7 @@ class Control:
         delete = deleted_in(wanted)
         if delete:
             await self.interrupts.remove_pending(gate, delete)
+        await self.books.noted()
         return Reply()
 
     async def post_interrupt(self, gate: GateRouting, request: Request) -> Reply:
@@ -115,6 +116,7 @@ class Control:
         prompt_id, client_id = text_in(wanted, "prompt_id"), text_in(wanted, "client_id")
         if prompt_id:
             found = await self.interrupts.prompt(prompt_id)
+            await self.books.noted()
             return Reply.json({"prompt_id": found.prompt_id, "gpu_id": found.gpu_id, "state": found.state})
         if client_id and len(gate.gpu_ids) > 1:
             await self.interrupts.client(gate, client_id)

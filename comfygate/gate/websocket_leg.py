@@ -54,7 +54,7 @@ class Limits:
     client_close: float = 5.0
     outbox: int = 4 * 1024 * 1024
     results: int = 64 * 1024 * 1024
-    held: int = 4 * 1024 * 1024
+    held: int = 256 * 1024
     clients: int = 1000
 
 

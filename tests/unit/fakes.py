@@ -289,6 +289,7 @@ class House:
         )
         self.journal = FakeJournal()
         self.ledger.subscribe(self.journal)
+        self.books.flush = self.journal.flush
         self.gates = gates
         self.reconciler = Reconciler(self.books)
         self.reconciler.start()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
-from comfygate.errors import GateError
+from comfygate.errors import GateError, JournalError
 from tests.unit.fakes import House
-from tests.unit.test_control import now, refused, submit
+from tests.unit.test_control import later, now, refused, submit
 
 
 def waiting(house: House, condition: list[bool], seconds: float | None = None) -> tuple[Deferred[bool], list[object]]:
@@ -96,3 +96,15 @@ def test_nothing_waiting_is_handed_over_once_the_daemon_is_being_stopped() -> No
     assert house.backends[0].client.submitted == ids[:2]
     assert ids[2] in house.ledger.waiting
     assert house.books.draining == set()
+
+
+def test_an_answer_waits_for_the_journal_but_not_for_ever() -> None:
+    house = House()
+    house.journal.pause = Deferred()
+    _, results = later(house.books.noted(5.0))
+    house.clock.advance(4.9)
+    assert not results
+    house.clock.advance(0.2)
+    assert results == [None]
+    house.journal.trouble = JournalError("no space left")
+    now(house.books.noted())
