@@ -100,6 +100,12 @@ class Witness:
             self.removed.add(prompt_id)
         return state
 
+    def end_second_run(self, *prompt_ids: str) -> None:
+        """Wait until these prompts have begun a second time, and interrupt them."""
+        eventually(lambda: all(self.begun(prompt_id) == 2 for prompt_id in prompt_ids))
+        for prompt_id in prompt_ids:
+            assert self.interrupt(prompt_id) == "running"
+
     def of(self, *answers: Answer) -> list[Sent]:
         """The prompts that got such an answer."""
         with self._lock:
