@@ -12,11 +12,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.faults.verdict import Answer
-from tests.faults.witness import Witness, witnessed
+from tests.faults.witness import FOREVER, Witness, witnessed
 from tests.gateway import Gateway, eventually
-
-FOREVER = 600.0
-"""Seconds that a prompt takes that is not meant to end by itself."""
 
 QUICK = "restart_delay = 0.1\nrestart_delay_max = 0.2\n"
 

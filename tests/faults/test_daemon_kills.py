@@ -8,9 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from comfygate.failpoints import VARIABLE
-from tests.faults.test_backend_kills import FOREVER
 from tests.faults.verdict import Answer
-from tests.faults.witness import witnessed
+from tests.faults.witness import FOREVER, witnessed
 from tests.gateway import Gateway, eventually, request
 
 

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_backend_kills import FOREVER
 from tests.faults.verdict import Answer
-from tests.faults.witness import Witness, witnessed
+from tests.faults.witness import FOREVER, Witness, witnessed
 from tests.gateway import Gateway, eventually, request
 
 WAITING = 25

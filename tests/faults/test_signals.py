@@ -6,10 +6,9 @@ import signal
 import time
 from pathlib import Path
 
-from tests.faults.test_backend_kills import FOREVER
 from tests.faults.verdict import Answer
 from tests.faults.watch import Watch
-from tests.faults.witness import Witness, witnessed
+from tests.faults.witness import FOREVER, Witness, witnessed
 from tests.gateway import Gateway, eventually
 
 

@@ -21,6 +21,9 @@ from tests.faults.verdict import Answer, Entry, Evidence, Sent, Verdict, judge
 from tests.faults.watch import Watch, merged
 from tests.gateway import PATIENCE, Gateway, Response, eventually, request, running, workflow
 
+FOREVER = 600.0
+"""Seconds that a prompt takes that is not meant to end by itself."""
+
 UNCLEAR = (500, 502)
 """Answers to POST /prompt after which the prompt may be queued all the same."""
 
