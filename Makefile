@@ -5,6 +5,8 @@
 
 CONFIG ?= etc/demo.ini
 TESTS ?=
+# Most tests wait for processes: two files at a time take half as long.
+WORKERS ?= 2
 MINUTES ?= 30
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -24,7 +26,7 @@ smoke: .venv/installed-run ## ask every port of a running ComfyGate for everythi
 	@$(BIN)/comfygate-smoke
 
 test: lint ## the whole suite (TESTS=tests/unit: a part of it)
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile $(TESTS)
 
 faults: .venv/installed-test ## only what kills, stops, fills and damages things; part of the whole suite
 	$(BIN)/python -m pytest --durations=10 tests/faults

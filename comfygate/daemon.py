@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -172,7 +173,8 @@ class Daemon(Service):
             self._readings.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
-            await self._control_port.stopListening()
+            with suppress(FileNotFoundError):  # somebody has removed its file
+                await self._control_port.stopListening()
         with self._log.failuresHandled("noting what waits"):
             # Until here it took note of what ended in the meantime.
             self._reconciler.stop()

@@ -7,6 +7,20 @@ from collections.abc import Sequence
 
 import comfygate
 
+STATES = (
+    "waiting",
+    "sent",
+    "unclear",
+    "pending",
+    "running",
+    "stranded",
+    "done",
+    "failed",
+    "cancelled",
+    "unknown",
+)
+"""States of prompts in the journal."""
+
 _EPILOG = """\
 Which daemon: without --socket, --state-dir or --config it is the one that twistd comfygate would start here without a
 configuration ($STATE_DIRECTORY; for root /var/lib/comfygate; else ~/.local/state/comfygate), or that of the system.
@@ -132,14 +146,14 @@ def _add_reading_options(made: dict[str, argparse.ArgumentParser]) -> None:
     logs("-n", "--lines", type=_count(10_000), default=50, metavar="N", help="how many of the newest (50)")
     journal("show", nargs="*", metavar="show PROMPT_ID", help="tell all about this one prompt")
     journal("--finished", action="store_true", help="list what has ended, too")
-    journal("--state", metavar="S", help="list only what is waiting, running, done, failed, …")
+    journal("--state", metavar="S", choices=STATES, help="list only what is waiting, running, done, failed, …")
     journal("--limit", type=_count(100_000), default=100, metavar="N", help="how many are listed (100)")
 
 
 def _check(chosen: argparse.Namespace, command: argparse.ArgumentParser) -> None:
     """Refuse what argparse does not."""
     if sum(one is not None for one in (chosen.socket, chosen.state_dir, chosen.config)) > 1:
-        command.error("--socket, --state-dir and --config name one daemon each; leave two of them out")
+        command.error("--socket, --state-dir and --config name one daemon each; give only one of them")
     named = getattr(chosen, "gpus", None) if hasattr(chosen, "gpus") else getattr(chosen, "prompts", None)
     if named is not None:
         what = "prompts" if hasattr(chosen, "prompts") else "GPUs"

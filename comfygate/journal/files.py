@@ -7,7 +7,9 @@ complete; a power cut at any moment leaves one or the other.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
 
 from comfygate.journal.pages import PAGE_SIZE
@@ -84,11 +86,16 @@ class Files:
         return sum(os.path.getsize(one) for one in (self.path, self.log) if os.path.exists(one))
 
     def identity(self) -> tuple[int, int] | None:
-        """Which file has the name, whatever it is called elsewhere; ``None`` if none has."""
+        """Which file has the name, whatever it is called elsewhere; ``None`` if none has.
+
+        :raises OSError: if it is no file, but a folder, a device or a pipe, which would be waited for.
+        """
         try:
             found = os.stat(self.path)
         except FileNotFoundError:
             return None
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
         return found.st_dev, found.st_ino
 
     def _aside(self, now: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -81,7 +82,13 @@ def errors_explained(path: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise explained(error, path) from error
     except OSError as error:
-        raise JournalError(f"{path} cannot be read and written ({error.strerror})") from error
+        raise JournalError(f"{path} cannot be read and written ({error.strerror}){_remedy(error)}") from error
+
+
+def _remedy(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return ": give it to the user that ComfyGate runs as"
+    return ": move it away" if error.errno == errno.EINVAL else ""
 
 
 def explained(error: sqlite3.Error, path: str) -> JournalError | DamagedFileError:

@@ -366,3 +366,10 @@ def test_what_a_request_says_besides_does_not_reach_the_control_plane(gateway: G
     assert (answer.status, answer.json()["gpu_id"]) == (200, 1)
     packed = request(gateway.ports[1], "POST", "/prompt", b"x", {"Content-Encoding": "gzip"})
     assert (packed.status, packed.json()["error"]["type"]) == (415, "unsupported_encoding")
+
+
+def test_it_stops_quietly_though_its_socket_is_gone(tmp_path: Path) -> None:
+    with running(tmp_path, gpus=1) as gateway:
+        (tmp_path / "state" / "control.sock").unlink()
+        assert gateway.stop() == 0
+    assert "Traceback" not in gateway.log.read_text()

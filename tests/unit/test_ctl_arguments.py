@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from comfygate.ctl.arguments import parse
+from comfygate.ctl.arguments import STATES, parse
+from comfygate.model import JobState
 
 
 def test_common_options_stand_before_the_command_or_after_it() -> None:
@@ -48,7 +49,8 @@ def test_a_journal_and_one_of_its_prompts() -> None:
         (["logs", "-n", "10001"], "must be a whole number from 0 to 10000"),
         (["journal", "show"], "write: comfygatectl journal show PROMPT_ID"),
         (["journal", "list"], "write: comfygatectl journal show PROMPT_ID"),
-        (["--socket", "/s", "status", "--config", "c"], "name one daemon each"),
+        (["journal", "--state", "finished"], "invalid choice: 'finished'"),
+        (["--socket", "/s", "status", "--config", "c"], "name one daemon each; give only one of them"),
         (["status", "--state", "/s"], "unrecognized"),
     ],
 )
@@ -72,3 +74,7 @@ def test_every_command_has_help_with_examples(capsys: pytest.CaptureFixture[str]
             parse([command, "--help"])
         assert caught.value.code == 0
         assert f"  comfygatectl {command}" in capsys.readouterr().out.partition("Examples:")[2]
+
+
+def test_the_states_are_the_daemons() -> None:
+    assert set(STATES) == {"stranded", *(one.value for one in JobState)}

@@ -355,6 +355,13 @@ def test_a_lock_of_another_program_is_told(path: Path, monkeypatch: pytest.Monke
     store.close()
 
 
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo, lambda path: os.symlink("/dev/null", path)])
+def test_what_is_no_file_is_named_and_not_waited_for(path: Path, make: Any) -> None:
+    make(path)
+    with pytest.raises(JournalError, match=f"{path} cannot be read and written .*: move it away"):
+        Store.open(str(path))
+
+
 def test_a_job_whose_id_had_been_used_long_before_is_not_taken_for_over(path: Path) -> None:
     store = opened(path)
     store.load()
