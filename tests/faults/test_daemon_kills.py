@@ -9,7 +9,7 @@ from pathlib import Path
 
 from comfygate.failpoints import VARIABLE
 from tests.faults.verdict import Answer
-from tests.faults.witness import witnessed
+from tests.faults.witness import FOREVER, witnessed
 from tests.gateway import Gateway, eventually, request
 
 
@@ -18,9 +18,9 @@ def test_killed_with_four_running_and_forty_pending(tmp_path: Path) -> None:
         done = [witness.accepted(port) for port in gateway.ports]
         witness.wait_idle()
         before = {prompt_id: witness.history(prompt_id, gateway.hub) for prompt_id in done}
-        running = [witness.accepted(port, 1.0) for port in gateway.ports]
-        pending = [witness.accepted(port, 0.02) for port in gateway.ports for _ in range(8)]
-        pending += [witness.accepted(gateway.hub, 0.02) for _ in range(8)]
+        running = [witness.accepted(port, FOREVER) for port in gateway.ports]
+        own = [[witness.accepted(port, 0.02) for _ in range(8)] for port in gateway.ports]
+        shared = [witness.accepted(gateway.hub, 0.02) for _ in range(8)]
         eventually(lambda: all(map(witness.begun, running)))
         queues = gateway.queues()
         assert (sum(one["running_count"] for one in queues), sum(one["pending_count"] for one in queues)) == (4, 40)
@@ -32,12 +32,13 @@ def test_killed_with_four_running_and_forty_pending(tmp_path: Path) -> None:
         listed = [[item[1] for item in one["queue_running"] + one["queue_pending"]] for one in gateway.queues()]
         assert [one[1 : 1 + 8] for one in listed] == [one[:8] for one in old]
         assert [one[0] for one in listed] == running
-        gateway.wait_ready()
+        witness.end_second_run(*running)
         assert {prompt_id: witness.history(prompt_id, gateway.hub) for prompt_id in done} == before
         verdict = witness.check()
-    assert verdict.count("done") == 48
+    assert verdict.count("done") == 4 + 32 + 8
+    assert all(verdict.ends[prompt_id].how == "done" for prompt_id in shared)
     assert set(verdict.reruns) == set(running)
-    for prompt_ids in old:
+    for prompt_ids in own:
         ended = sorted(prompt_ids, key=lambda prompt_id: verdict.evidence.files[prompt_id][-1])
         assert ended == prompt_ids
 

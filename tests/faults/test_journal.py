@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.verdict import Answer
-from tests.faults.witness import Witness, witnessed
+from tests.faults.witness import FOREVER, Witness, witnessed
 from tests.gateway import Gateway, eventually, request
 
-WAITING = 40
+WAITING = 25
 FINISHED = 10
 SEED = 20261124
 
@@ -26,7 +26,7 @@ def test_a_damaged_journal_costs_little_and_is_reported(tmp_path: Path) -> None:
     with witnessed(tmp_path, gpus=1) as (gateway, witness):
         finished = [witness.accepted(gateway.ports[0]) for _ in range(FINISHED)]
         witness.wait_idle()
-        blocking = witness.accepted(gateway.ports[0], 60.0)
+        blocking = witness.accepted(gateway.ports[0], FOREVER)
         waiting = [blocking, *(witness.accepted(gateway.ports[0], 0.01) for _ in range(WAITING))]
         eventually(lambda: witness.begun(blocking))
         gateway.kill()

@@ -21,6 +21,9 @@ from tests.faults.verdict import Answer, Entry, Evidence, Sent, Verdict, judge
 from tests.faults.watch import Watch, merged
 from tests.gateway import PATIENCE, Gateway, Response, eventually, request, running, workflow
 
+FOREVER = 600.0
+"""Seconds that a prompt takes that is not meant to end by itself."""
+
 UNCLEAR = (500, 502)
 """Answers to POST /prompt after which the prompt may be queued all the same."""
 
@@ -99,6 +102,12 @@ class Witness:
         if state == "pending":
             self.removed.add(prompt_id)
         return state
+
+    def end_second_run(self, *prompt_ids: str) -> None:
+        """Wait until these prompts have begun a second time, and interrupt them."""
+        eventually(lambda: all(self.begun(prompt_id) == 2 for prompt_id in prompt_ids))
+        for prompt_id in prompt_ids:
+            assert self.interrupt(prompt_id) == "running"
 
     def of(self, *answers: Answer) -> list[Sent]:
         """The prompts that got such an answer."""
