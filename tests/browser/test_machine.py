@@ -167,3 +167,8 @@ def test_one_that_fails_and_a_gate_that_is_stopped(window: Window, failing: Gate
     eventually(lambda: page.text("#lost-title") == "No connection to the gate", seconds=10)
     assert page.driver.title == "No connection – ComfyGate"
     page.picture(screenshots / "stopped-light.png")
+    failing.start()
+    eventually(lambda: page.text("#link") == "Live", seconds=30)
+    # What ran and waited is kept, and goes on where it was.
+    eventually(lambda: page.looks()[:3] == ["busy", "full", "idle"], seconds=30)
+    assert not page.text("#lost")
