@@ -146,7 +146,7 @@ class Acceptance:
             raise
         except BackendError:
             details = "Nothing was queued; the prompt may be sent again."
-            message = f"GPU {backend.gpu_id} did not validate the prompt in time"
+            message = f"GPU {backend.gpu_id} did not say whether the prompt is valid"
             raise GateError(504, "backend_timeout", message, details, retry_after=backend.retry_after) from None
         if answer.status in (200, 400):
             return Answer(answer.status, answer.body)

@@ -58,7 +58,7 @@ class Histories:
         :return: JSON in pieces.
         :raises GateError: 502 or 503, as :meth:`one`.
         """
-        wanted = most if offset is None else None
+        wanted = most if offset is None or offset < 0 else None
         try:
             kept = await self._journal.histories(gate.gpu_ids, wanted)
         except JournalError as error:

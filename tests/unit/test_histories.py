@@ -109,3 +109,15 @@ def test_a_backend_that_cannot_be_asked_is_an_error_and_no_empty_answer() -> Non
     house.backends[0].client.before["history"] = raising(BackendUnreachable("refused"))
     with pytest.raises(GateError, match="502"):
         one(house, house.hub, prompt_id)
+
+
+def test_a_negative_offset_asks_the_journal_for_no_more_than_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    house = House(gpus=1)
+    ids = [finished(house, 0) for _ in range(3)]
+    asked: list[int | None] = []
+    histories = house.journal.histories
+    monkeypatch.setattr(
+        house.journal, "histories", lambda gpus, newest: asked.append(newest) or histories(gpus, newest)
+    )
+    assert listed(house, house.hub, 2, -1) == ids[1:]
+    assert asked == [2]
