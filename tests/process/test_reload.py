@@ -270,7 +270,7 @@ def test_a_gpu_is_added_and_removed(gateway: Gateway) -> None:
     assert [gpu["port"] for gpu in status["gpus"]] == [*gateway.ports, gateway.spare]
     assert 'comfygate_jobs_ended_total{gpu="2",outcome="done"}' in request(gateway.hub, "GET", "/metrics").body.decode()
 
-    submit(gateway.spare, workflow(seconds=1.5))
+    submit(gateway.spare, workflow(seconds=6.0))
     eventually(lambda: running_on(gateway, 2))
     pinned = submit(gateway.spare, workflow())
     third = gateway.backend_pid(2)

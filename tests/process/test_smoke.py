@@ -122,12 +122,15 @@ def test_a_gpu_that_is_down(tmp_path: Path) -> None:
     config = "comfyui = simulator\ndevices = cpu*2\n[gpu:1]\narguments = --sim-fail-start -1\n"
     with running(tmp_path, config, gpus=2, ready=False) as gateway:
         gateway.wait_ready(0)
-        done = smoke(hub(gateway))
+        done = smoke(hub(gateway), "--prompt-timeout", "2")
         assert (done.returncode, done.stderr) == (1, "")
         told = lines(done)
         assert {line[2] for line in told if line[0] == "✗"} == {str(gateway.ports[1])}
         failed = [line for line in told if line[0] == "✗" and line[1] == "503"]
-        assert any(line[4:] == ("POST", line[5]) and line[5].startswith("/prompt") for line in failed)
+        assert any(line[4:] == ("GET", line[5]) and line[5].startswith("/object_info") for line in failed)
+        # A prompt is accepted, and waits for the GPU.
+        prompts = [line for line in told if line[4] == "POST" and line[5].startswith("/prompt")]
+        assert ("✓", "200") in {line[:2] for line in prompts if line[2] == str(gateway.ports[1])}
         assert any("expected 200; came backend_" in line[5] for line in failed)
         assert re.search(r"\d+ failed, \d+ not tried\.$", done.stdout.rstrip())
 
