@@ -567,10 +567,23 @@ class Terminal:
 
     def wait_for(self, words: str, since: int = 0) -> str:
         """Read until the words are on the screen; everything since that place, without colours."""
+        return self._read_until(lambda text: words in text, since)
+
+    def wait_for_picture(self, *words: str, without: str) -> None:
+        """Read until a whole picture of ``top`` has these words, and has not those of `without`."""
+
+        def shows(text: str) -> bool:
+            # The last one may be half drawn.
+            pictures = text.split("comfygatectl top ")[1:-1]
+            return any(all(word in one for word in words) and without not in one for one in pictures)
+
+        self._read_until(shows, len(self.seen))
+
+    def _read_until(self, has_come: Callable[[str], bool], since: int) -> str:
         deadline = time.monotonic() + 30
         while True:
             text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.seen[since:].decode(errors="replace"))
-            if words in text:
+            if has_come(text):
                 return text
             assert time.monotonic() < deadline, text
             self._read()

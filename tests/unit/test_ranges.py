@@ -159,6 +159,14 @@ def test_a_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
     assert [found.owner for found in live(Registry(str(tmp_path / "names")))] == [registry.owner]
 
 
+def test_a_range_read_again_has_the_name_that_it_was_read_from() -> None:
+    # 16545.816 * 1000 is 16545815.999…
+    for milliseconds in range(16_545_000, 16_546_000):
+        name = f"{KEY}.1.9.-1.{milliseconds}.1-ab"
+        found = Range.parse(name)
+        assert found is not None and found.name == name
+
+
 def test_an_empty_folder_that_somebody_removes_is_made_again(tmp_path: Path) -> None:
     registry = Registry(str(tmp_path))
     kept = registry.reserve(KEY, 1, 8, -1)

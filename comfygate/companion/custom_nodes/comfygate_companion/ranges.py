@@ -48,7 +48,7 @@ class Range:
     @property
     def name(self) -> str:
         """The name of its file."""
-        return f"{self.key}.{self.start}.{self.end}.{self.seen}.{int(self.made * 1000)}.{self.owner}"
+        return f"{self.key}.{self.start}.{self.end}.{self.seen}.{round(self.made * 1000)}.{self.owner}"
 
     def shows(self, number: int) -> bool:
         """Whether a file with this number is the owner's, or may be."""
