@@ -5,12 +5,15 @@
 
 CONFIG ?= etc/demo.ini
 TESTS ?=
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 MINUTES ?= 30
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c '$(NEW_ENOUGH)' 2>/dev/null && { echo $$p; break; }; done)
 
 BIN := .venv/bin
+# Most tests wait for processes: one at a time leaves the machine idle.
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 DECLARED := setup.cfg pyproject.toml
 
@@ -23,11 +26,11 @@ run: .venv/installed-run ## four simulated GPUs and the hub in the foreground; C
 smoke: .venv/installed-run ## ask every port of a running ComfyGate for everything once
 	@$(BIN)/comfygate-smoke
 
-test: lint ## the whole suite (TESTS=tests/unit: a part of it)
-	$(BIN)/python -m pytest $(TESTS)
+test: lint ## the whole suite (TESTS=tests/unit: a part of it; WORKERS=0: one by one)
+	$(PYTEST) $(TESTS)
 
 faults: .venv/installed-test ## only what kills, stops, fills and damages things; part of the whole suite
-	$(BIN)/python -m pytest --durations=10 tests/faults
+	$(PYTEST) --durations=10 tests/faults
 
 soak: .venv/installed-test ## half an hour of steady traffic: nothing may be lost, nothing may grow (MINUTES=5: shorter)
 	$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)'

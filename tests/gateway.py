@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from typing import Any
 
 import orjson
 from attrs import field, frozen
+
+from tests.ports import free_ports
 
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 PATIENCE = 60.0
@@ -64,22 +65,6 @@ def eventually(condition: Callable[[], Any], seconds: float = PATIENCE, every: f
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {condition}")
         time.sleep(every)
-
-
-def free_ports(count: int) -> int:
-    """The first of `count` free ports in a row, below those that the kernel hands out."""
-    for base in range(21_000 + os.getpid() % 500 * 16, 32_000, 16):
-        sockets = [socket.socket() for _ in range(count)]
-        try:
-            for offset, one in enumerate(sockets):
-                one.bind(("127.0.0.1", base + offset))
-            return base
-        except OSError:
-            continue
-        finally:
-            for one in sockets:
-                one.close()
-    raise AssertionError("no free ports")
 
 
 def is_alive(pid: int) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 
 from tests import gateway
 from tests.contract.comfyui_client import Target
+from tests.ports import free_ports
 
 START_LIMIT = 120.0
 """Seconds that a real ComfyUI may take to start on a busy machine."""
@@ -28,15 +28,10 @@ START_LIMIT = 120.0
 REPOSITORY = Path(__file__).parents[2]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(command: list[str], folder: Path, cwd: Path, name: str) -> Iterator[Target]:
     """Start a ComfyUI with everything that it writes below `folder`; end it at the end."""
-    port = free_port()
+    port = free_ports()
     for each in ("input", "output", "user"):
         (folder / each).mkdir()
     options = ["--cpu", "--port", str(port), "--max-upload-size", "2"]

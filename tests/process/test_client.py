@@ -16,8 +16,8 @@ from twisted.internet.task import deferLater
 
 from comfygate.backend.client import ComfyUIClient
 from comfygate.backend.exchange import exchange
-from comfygate.backend.probe import free_port
 from comfygate.errors import BackendUnclear, BackendUnreachable
+from tests.ports import free_ports
 from tests.process.backends import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -94,7 +94,7 @@ async def test_connections_are_kept(server: Server) -> None:
 
 @pytest_twisted.ensureDeferred
 async def test_nobody_listens() -> None:
-    client = ComfyUIClient.at(reactor, f"http://127.0.0.1:{free_port()}")
+    client = ComfyUIClient.at(reactor, f"http://127.0.0.1:{free_ports()}")
     with pytest.raises(BackendUnreachable, match="refused"):
         await client.submit(b"{}")
     assert not await client.ready()

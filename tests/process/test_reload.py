@@ -15,7 +15,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.gateway import TWISTD, Gateway, eventually, free_ports, is_alive, request, running, workflow
+from tests.gateway import TWISTD, Gateway, eventually, is_alive, request, running, workflow
+from tests.ports import free_ports
 
 UNLIMITED = "rate = 0\n"
 
@@ -440,18 +441,18 @@ def catches_sighup(pid: int) -> bool:
     return bool(int(status.partition("SigCgt:")[2].split()[0], 16) & 1)
 
 
-def test_a_daemon_finds_its_file_and_its_temporary_folder_again(tmp_path: Path) -> None:
+def test_relative_paths_are_found_again(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     ports = free_ports(2)
     text = "[comfygate]\ncomfyui = simulator\ndevices = cpu*1\nstate_dir = temporary\n"
     text += f"first_port = {ports}\nhub_port = {ports + 1}\n"
     (tmp_path / "mine.ini").write_text(text)
     (tmp_path / "run").mkdir()
-    (tmp_path / "tmp").mkdir()
+    temporary = tmp_path_factory.mktemp("short")  # the path of a UNIX socket has a bound
     arguments = ["--rundir", "run", "--pidfile", "pid", "--logfile", str(tmp_path / "log")]
     subprocess.run(
         [TWISTD, *arguments, "comfygate", "--config", "mine.ini"],
         cwd=tmp_path,
-        env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
+        env={**os.environ, "TMPDIR": str(temporary)},
         check=True,
         timeout=60,
         stdin=subprocess.DEVNULL,
@@ -470,7 +471,7 @@ def test_a_daemon_finds_its_file_and_its_temporary_folder_again(tmp_path: Path) 
     finally:
         os.kill(pid, signal.SIGTERM)
         eventually(lambda: not is_alive(pid))
-    assert not list((tmp_path / "tmp").iterdir())
+    assert not list(temporary.iterdir())
 
 
 def find(folder: Path, name: str) -> Path | None:

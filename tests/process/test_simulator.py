@@ -22,8 +22,8 @@ import pytest
 from comfygate import __version__
 from comfygate.backend.commandline import COMPANION
 from tests.contract.comfyui_client import Target
-from tests.contract.conftest import free_port
 from tests.contract.sample_prompts import Prompt, empty_image, node, save
+from tests.ports import free_ports
 
 LIMIT = 20.0
 COMMAND = [sys.executable, "-m", "comfygate.simulator"]
@@ -48,7 +48,7 @@ class Started(Target):
 @contextlib.contextmanager
 def simulator(folder: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator[Started]:
     """Start one that keeps everything below `folder`, and wait until it answers."""
-    port = free_port()
+    port = free_ports()
     whole = [*COMMAND, "--cpu", "--port", str(port), f"--base-directory={folder}", *options]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(whole, stdout=log, stderr=log, env=os.environ | (environment or {}))
@@ -174,7 +174,7 @@ def test_the_environment_adds_options_and_the_command_line_wins(tmp_path: Path) 
 
 
 def test_a_gpu_is_always_number_0_inside(tmp_path: Path) -> None:
-    port = free_port()
+    port = free_ports()
     command = [*COMMAND, "--port", str(port), f"--base-directory={tmp_path}", "--cuda-device", "3"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:

@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.gateway import Gateway, free_ports, request, running
+from tests.gateway import Gateway, request, running
+from tests.ports import free_ports
 
 LINE = re.compile(r"(✓|✗|-) (\d{3}|---) (\d+) +(GPU \d|hub|fast) +(GET|POST|) +(\S.*)")
 DEMO = "arguments = --preview-method auto --sim-node-seconds 0.3 --sim-step-seconds 0.15\n"  # as etc/demo.ini
@@ -156,7 +157,7 @@ def test_a_gpu_that_hangs(tmp_path: Path) -> None:
 
 
 def test_nobody_is_there() -> None:
-    url = f"http://127.0.0.1:{free_ports(1)}"
+    url = f"http://127.0.0.1:{free_ports()}"
     done = smoke("--hub", url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

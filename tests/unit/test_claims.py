@@ -11,6 +11,7 @@ import pytest
 
 from comfygate.claims import StateFolder, claim_ports
 from comfygate.config.settings import Config, ConfigError, parse
+from tests.ports import free_ports
 
 
 def read(folder: Path, text: str = "") -> Config:
@@ -40,13 +41,14 @@ def test_a_folder_belongs_to_one_daemon_at_a_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["state_dir", "input_dir", "output_dir"])
-def test_a_folder_that_cannot_be_made_is_blamed_on_its_own_key(key: str, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    place = tmp_path / "file" / "folder"
+def test_a_folder_is_blamed_on_its_key(key: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("short")  # the path of a UNIX socket has a bound
+    (folder / "file").touch()
+    place = folder / "file" / "folder"
     lines = {"state_dir": "temporary", key: str(place)}
     text = "".join(f"{name} = {value}\n" for name, value in lines.items())
     config = parse(
-        f"[comfygate]\ncomfyui = simulator\n{text}", filename="gpus.ini", environ={"TMPDIR": str(tmp_path)}, here="/"
+        f"[comfygate]\ncomfyui = simulator\n{text}", filename="gpus.ini", environ={"TMPDIR": str(folder)}, here="/"
     )
     with pytest.raises(ConfigError) as caught:
         StateFolder(config)
@@ -54,7 +56,7 @@ def test_a_folder_that_cannot_be_made_is_blamed_on_its_own_key(key: str, tmp_pat
         f"gpus.ini, [comfygate] {key}: {place} cannot be made (Not a directory); "
         "let this user write there, or name another folder."
     )
-    assert os.listdir(tmp_path) == ["file"]
+    assert os.listdir(folder) == ["file"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_a_port_that_only_root_may_take(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_gate_that_takes_the_place_of_another_gets_its_socket(tmp_path: Path) -> None:
-    config = read(tmp_path, f"hub_port = 0\nfirst_port = {free_port()}\n")
+    config = read(tmp_path, f"hub_port = 0\nfirst_port = {free_ports()}\n")
     gates = config.gates_for((0,))
     with claim_ports(config, gates)["gpu-0"] as listening:
         ours = {("127.0.0.1", gates[0].port): listening}
@@ -101,7 +103,7 @@ def test_a_gate_that_takes_the_place_of_another_gets_its_socket(tmp_path: Path) 
 
 
 def test_a_port_moves_to_an_address_that_includes_the_old_one_and_stays_ours(tmp_path: Path) -> None:
-    text = f"hub_port = 0\nfirst_port = {free_port()}\n"
+    text = f"hub_port = 0\nfirst_port = {free_ports()}\n"
     config, everywhere = read(tmp_path, text), read(tmp_path, text + "interface = 0.0.0.0\n")
     gates = config.gates_for((0,))
     with claim_ports(config, gates)["gpu-0"] as listening:
@@ -111,10 +113,3 @@ def test_a_port_moves_to_an_address_that_includes_the_old_one_and_stays_ours(tmp
             for one in (listening, second):
                 assert not one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT)
             assert "Address already in use" in ports_refused(everywhere)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
