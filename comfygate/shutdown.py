@@ -89,13 +89,13 @@ class Shutdown:
         waiting = len(self._ledger.waiting) + held - len(running)
         if running:
             self._log.info(
-                "stopping: {running} prompts run, {waiting} wait; giving them {grace:g} s",
+                "stopping: prompts that run: {running}, that wait: {waiting}; those that run get {grace:g} s",
                 running=len(running),
                 waiting=waiting,
                 grace=self.grace,
             )
         elif waiting:
-            self._log.info("stopping: no prompt runs, {waiting} wait", waiting=waiting)
+            self._log.info("stopping: no prompt runs; prompts that wait: {waiting}", waiting=waiting)
 
     def _say_what_ended(self, running: list[str]) -> None:
         held = [one for one in map(self._ledger.held, running) if one is not None]

@@ -276,6 +276,8 @@ def parse(
     main = Section(filename, "comfygate", MAIN, sections.pop("comfygate", {}))
     values = main.values()
     settle_paths(main, values, environ, here, exists)
+    if values["restart_delay"] > values["restart_delay_max"]:
+        raise main.mistake("restart_delay", "is longer than restart_delay_max; make that at least as long")
     config = Config(filename=filename, given=frozenset(main.text), **values)
     gpus, gates = {}, []
     for name, content in sections.items():

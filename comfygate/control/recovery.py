@@ -15,6 +15,9 @@ from comfygate.routing.succession import heir
 
 _log = Logger()
 
+MOST_RUNS = 10
+"""A job that was running at the end of so many daemons is not tried again: it may be what ends the machine."""
+
 _HELD = frozenset({JobState.SENT, JobState.UNCLEAR, JobState.PENDING, JobState.RUNNING})
 
 
@@ -24,6 +27,7 @@ class Recovered:
 
     :ivar waiting: they wait again, and will run.
     :ivar looked_up: a ComfyUI that outlived the daemon may have them.
+    :ivar given_up: they were running at the end of :data:`MOST_RUNS` daemons, and failed now.
     :ivar stranded: all GPUs that may run them are gone; they wait, listed
         under none, until those are back, or somebody moves them.  One that may
         have run is only kept in the journal, and looked up at the next start.
@@ -31,6 +35,7 @@ class Recovered:
 
     waiting: int
     looked_up: int
+    given_up: int
     stranded: tuple[Job, ...]
 
 
@@ -46,7 +51,7 @@ def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tupl
     """
     for prompt_id, end in ended:
         books.ledger.remember(prompt_id, end)
-    waiting, looked_up, stranded = 0, 0, []
+    waiting, looked_up, given_up, stranded = 0, 0, 0, []
     newest = {one.job.prompt_id: one for one in sorted(unfinished, key=lambda one: one.job.sequence)}
     for one in newest.values():
         job = _placed(one.job, books)
@@ -57,10 +62,14 @@ def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tupl
             _look_up(books, job, one.gpu_id)
             looked_up += 1
         else:
-            ran = one.state is JobState.RUNNING
-            books.ledger.accept(evolve(job, attempts=job.attempts + ran))
-            waiting += 1
-    return _told(Recovered(waiting, looked_up, tuple(stranded)))
+            again = evolve(job, attempts=job.attempts + (one.state is JobState.RUNNING))
+            if again.attempts < MOST_RUNS:
+                books.ledger.accept(again)
+                waiting += 1
+            else:
+                _give_up(books, again)
+                given_up += 1
+    return _told(Recovered(waiting, looked_up, given_up, tuple(stranded)))
 
 
 def _placed(job: Job, books: Books) -> Job | None:
@@ -94,6 +103,16 @@ def _look_up(books: Books, job: Job, gpu_id: int | None) -> None:
         books.ledger.accept(job)
         books.ledger.assign(job.prompt_id, gpu_id)
         books.ledger.hold(job, gpu_id, JobState.UNCLEAR)
+
+
+def _give_up(books: Books, job: Job) -> None:
+    _look_up(books, job, job.expected)
+    books.fail(job.prompt_id, f"it was begun {job.attempts} times, and ComfyGate ended each time before it did")
+    _log.error(
+        "{prompt_id} failed: it was running at the end of {times} daemons, and may be to blame",
+        prompt_id=job.prompt_id,
+        times=job.attempts,
+    )
 
 
 def _told(found: Recovered) -> Recovered:

@@ -69,7 +69,7 @@ def test_short_prompts_end_and_long_ones_do_not_hold_it_up(tmp_path: Path) -> No
         took = time.monotonic() - began
         assert 4 <= took < 4 + 2 + 5
         assert told(gateway) == [
-            "2 prompts run, 2 wait; giving them 4 s",
+            "prompts that run: 2, that wait: 2; those that run get 4 s",
             "1 ended, 1 will run again after the next start",
         ]
         assert not [pid for pid in below if is_alive(pid)]

@@ -420,6 +420,10 @@ def test_mistakes_of_form(text: str, expected: str) -> None:
         ("state_dir = '/srv/x'", "state_dir: is in quotation marks; write /srv/x without them."),
         ('[gpu:0]\nname = ""', "[gpu:0] name: is in quotation marks; write a value without them."),
         ("arguments = --lowvram # little", "arguments: must not hold #: a comment after a value begins with ;."),
+        (
+            "restart_delay = 90",
+            "[comfygate] restart_delay: is longer than restart_delay_max; make that at least as long.",
+        ),
         ("devices = cuda:0", "devices: must be all, numbers such as 0,1,3, UUIDs, cpu*4 or none, not 'cuda:0'."),
         ("devices = cpu x 4", "devices: must be all"),
         ("devices = 0;1", "devices: must be all"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from comfygate.control.recovery import recover
+from comfygate.control.recovery import MOST_RUNS, recover
 from comfygate.journal.records import Journalled
 from comfygate.ledger import Ended
 from comfygate.model import BackendState, Job, JobState
@@ -36,6 +36,18 @@ def test_jobs_wait_in_their_old_order_and_what_ran_is_tried_again() -> None:
     house.backends[0].become(BackendState.READY)
     house.turn()
     assert house.backends[0].client.submitted == [runs.prompt_id, next_.prompt_id]
+
+
+def test_one_that_ran_at_the_end_of_too_many_daemons_fails() -> None:
+    house = House(gpus=1)
+    last, next_ = (made(targets=frozenset({0}), attempts=MOST_RUNS - n) for n in (1, 2))
+    found = recover(house.books, [left(last, JobState.RUNNING, 0), left(next_, JobState.RUNNING, 0)], ())
+    assert (found.waiting, found.given_up) == (1, 1)
+    end = house.ledger.ended(last.prompt_id)
+    assert end is not None
+    assert (end.state, end.gpu_id) == (JobState.FAILED, 0)
+    assert end.reason == f"it was begun {MOST_RUNS} times, and ComfyGate ended each time before it did"
+    assert next_.prompt_id in house.ledger.waiting
 
 
 def test_what_a_comfyui_of_someone_else_may_have_is_looked_for_there() -> None:

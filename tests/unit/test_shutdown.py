@@ -68,7 +68,7 @@ def test_if_nothing_runs_there_is_no_delay() -> None:
     submit(house, house.gates[0])
     with logged() as said:
         assert End(house).over
-    assert said == ["stopping: no prompt runs, 1 wait"]
+    assert said == ["stopping: no prompt runs; prompts that wait: 1"]
 
 
 def test_what_runs_may_end_and_what_waits_comes_back() -> None:
@@ -87,7 +87,7 @@ def test_what_runs_may_end_and_what_waits_comes_back() -> None:
     assert [job.prompt_id for job in house.ledger.waiting.of_gate("gpu-0")] == ids[1:3]
     assert [job.prompt_id for job in house.ledger.waiting.of_gate("gpu-1")] == ids[4:]
     assert said == [
-        "stopping: 2 prompts run, 4 wait; giving them 10 s",
+        "stopping: prompts that run: 2, that wait: 4; those that run get 10 s",
         "stopping: 2 ended, 0 will run again after the next start",
     ]
     assert {job.attempts for job in house.ledger.waiting} == {0}
