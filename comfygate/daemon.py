@@ -43,9 +43,8 @@ from comfygate.control.status import Status, Telemetry, journal_state
 from comfygate.gpus import Gpus
 from comfygate.herald import Herald
 from comfygate.journal.journal import Journal
-from comfygate.journal.store import Store
 from comfygate.ledger import Ledger
-from comfygate.persistence import Persistence
+from comfygate.persistence import Opened, Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
@@ -60,7 +59,7 @@ class Daemon(Service):
     :param reactor: the daemon's reactor.
     :param folder: state_dir, locked; released in the end.
     :param sockets: listening sockets by gate name; closed in the end.
-    :param store: the journal's file, which opens again where it was closed; closed in the end.
+    :param opened: the journal's file, which opens again where it was closed; closed in the end.
     :param read: reads the configuration again, and raises ConfigError; called
         in a thread.
     """
@@ -73,7 +72,7 @@ class Daemon(Service):
         plan: Plan,
         folder: StateFolder,
         sockets: Mapping[str, socket.socket],
-        store: Store | None,
+        opened: Opened | None,
         read: Callable[[], Plan],
     ) -> None:
         self._reactor = reactor
@@ -86,7 +85,7 @@ class Daemon(Service):
         self._fleet = Fleet(make_backends(reactor, plan, options))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
-        self._persistence = Persistence(store, reactor, config, self._outlives_us)
+        self._persistence = Persistence(opened, reactor, config, self._outlives_us)
         self._journal = self._persistence.journal
         self._books = Books(
             self._fleet,

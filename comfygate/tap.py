@@ -92,16 +92,16 @@ def makeService(options: Options) -> IService:
         folder = StateFolder(plan.config)
         try:
             sockets = claim_ports(plan.config, plan.gates)
-            store = open_store(plan.config)
+            opened = open_store(plan.config)
         except ConfigError:
             folder.release()
             raise
     except ConfigError as error:
         _refuse(str(error))
-    daemon = Daemon(reactor, plan, folder, sockets, store, options.read)
-    if store is not None:
+    daemon = Daemon(reactor, plan, folder, sockets, opened, options.read)
+    if opened is not None:
         # twistd forks to become a daemon, and SQLite loses its locks in that; the service opens the file again.
-        store.close()
+        opened.store.close()
     options.hangups.connect(reactor, daemon.reload)
     reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
     return daemon
