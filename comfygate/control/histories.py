@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import orjson
 from attrs import frozen
@@ -34,12 +34,15 @@ class Histories:
     What ends on a ComfyUI of our own is in the journal a moment later; asked
     itself is it only about prompts whose last event was just seen.  Others'
     ComfyUIs also run what did not come through us, and are always asked.
+
+    :ivar forgotten: called when entries were dropped: of these GPUs, these or all.
     """
 
     def __init__(self, books: Books, journal: IJournal) -> None:
         self._books = books
         self._ledger = books.ledger
         self._journal = journal
+        self.forgotten: Callable[[tuple[int, ...], tuple[str, ...] | None], None] = lambda gpu_ids, prompt_ids: None
 
     async def one(self, gate: GateRouting, prompt_id: str) -> Iterator[bytes]:
         """GET /history/{id}: ``{id: entry}``, or ``{}`` if the prompt has not ended or is not known on these GPUs.
@@ -47,17 +50,44 @@ class Histories:
         :return: JSON in pieces.
         :raises GateError: 502 or 503, if who should know cannot be asked now.
         """
-        entry = await self._one(gate, prompt_id)
+        entry = await self.entry(gate, prompt_id)
         return iter((b"{}",)) if entry is None else _object([_Entry(prompt_id, 0.0, entry)])
 
+    async def entry(self, gate: GateRouting, prompt_id: str) -> bytes | None:
+        """How a prompt ended, in JSON; ``None`` if it has not, or is not known on these GPUs.
+
+        Between its acceptance and its end a prompt is listed, and from its end on it is here: one that ends while
+        ComfyUI is asked is asked for once more.
+
+        :raises GateError: 502 or 503, if who should know cannot be asked now.
+        """
+        going = self._is_going(prompt_id)
+        if going:
+            self._books.polled.asked(prompt_id)
+        entry = await self._one(gate, prompt_id)
+        if entry is None and going and not self._is_going(prompt_id):
+            entry = await self._one(gate, prompt_id)
+        if entry is not None:
+            self._books.polled.told(prompt_id)
+        return entry
+
+    def _is_going(self, prompt_id: str) -> bool:
+        return prompt_id in self._ledger.waiting or self._ledger.held(prompt_id) is not None
+
     async def newest(self, gate: GateRouting, most: int | None, offset: int | None) -> Iterator[bytes]:
-        """GET /history: entries by id, the newest last.
+        """GET /history: entries by id, the newest last, in JSON in pieces; see :meth:`entries`."""
+        return _object(await self._entries(gate, most, offset))
+
+    async def entries(self, gate: GateRouting, most: int | None, offset: int | None) -> list[tuple[str, bytes]]:
+        """How prompts ended on a gate's GPUs, the newest last: (prompt_id, entry in JSON).
 
         :param most: how many, the newest if there is no `offset`; ``None`` for all.
         :param offset: how many of the oldest to leave out.
-        :return: JSON in pieces.
         :raises GateError: 502 or 503, as :meth:`one`.
         """
+        return [(entry.prompt_id, entry.text) for entry in await self._entries(gate, most, offset)]
+
+    async def _entries(self, gate: GateRouting, most: int | None, offset: int | None) -> list[_Entry]:
         wanted = most if offset is None or offset < 0 else None
         try:
             kept = await self._journal.histories(gate.gpu_ids, wanted)
@@ -68,7 +98,7 @@ class Histories:
             for entry in await self._of_backend(backend, wanted):
                 found.setdefault(entry.prompt_id, entry)
         entries = sorted(found.values(), key=lambda entry: entry.ended)
-        return _object(_cut(entries, most, offset))
+        return _cut(entries, most, offset)
 
     async def forget(self, gate: GateRouting, prompt_ids: Iterable[str] | None) -> None:
         """POST /history: drop these entries, or all, of the gate's GPUs.
@@ -80,6 +110,7 @@ class Histories:
             for backend in self._books.fleet.ready(gate.gpu_ids):
                 await self._books.fleet.client(backend.gpu_id).forget(prompt_ids)
             await self._journal.forget_histories(gate.gpu_ids, prompt_ids)
+            self.forgotten(gate.gpu_ids, prompt_ids)
         except JournalError as error:
             raise _unreadable(error) from None
         except BackendError as error:

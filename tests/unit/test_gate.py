@@ -13,6 +13,7 @@ from comfygate.backend.fleet import Fleet
 from comfygate.backend.writer import UserWriter
 from comfygate.errors import GateError
 from comfygate.gate.gate import GATE_HEADER, Gate, GateFacts
+from comfygate.gate.places import Places
 from comfygate.gate.site import Relay, Upgrade
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
@@ -75,6 +76,7 @@ class Port:
             bridges=FakeBridges(),  # type: ignore[arg-type]
             uploads=UploadRoom(self.clock),  # type: ignore[arg-type]
             writer=UserWriter(fleet),
+            places=Places(fleet, self.clock),  # type: ignore[arg-type]
             clock=self.clock,  # type: ignore[arg-type]
         )
 
