@@ -161,9 +161,9 @@ class Metering:
     def metered(self, route: Route) -> bool:
         """Whether the request costs a token.
 
-        Interrupts never do: stopping work must not wait for starting work.
+        Interrupts and cancellations never do: stopping work must not wait for starting work.
         """
-        if route.path == b"/interrupt":
+        if route.path == b"/interrupt" or (route.path.startswith(b"/jobs/") and _CANCEL.fullmatch(route.path)):
             return False
         method = b"GET" if route.method == b"HEAD" else route.method
         if (method, route.path) in self._exact or (b"*", route.path) in self._exact:

@@ -170,7 +170,7 @@ class Acceptance:
         if not (submission.names_temporary_files or is_lacking(checked.status, checked.body)):
             return checked, targets
         if self._object_info is not None:
-            self._object_info.learn(targets)
+            self._object_info.doubt(targets)
         questions = {
             backend.gpu_id: self._validate_on(backend, submission)
             for backend in self._books.fleet.ready(targets)

@@ -48,4 +48,4 @@ def _common(values: Sequence[Any]) -> Any:
         return min(values)
     if all(isinstance(value, dict) for value in values):
         return merged_features(values)
-    return values[0] if all(value == values[0] for value in values) else None
+    return values[0] if all(type(value) is type(values[0]) and value == values[0] for value in values) else None

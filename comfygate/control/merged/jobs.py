@@ -56,12 +56,17 @@ class Page:
 
 @frozen
 class _Row:
-    """A job in the list, with what it is chosen and sorted by."""
+    """A job in the list, with what it is chosen and sorted by.
+
+    :ivar created: what stands for when it was accepted, in milliseconds since 1970.
+    :ivar accepted: that, if it is known.
+    """
 
     gpu_id: int
     status: str
     workflow_id: str | None
     created: float
+    accepted: int | None
     duration: float
     text: bytes
 
@@ -134,7 +139,7 @@ class JobList:
         entry = await self._histories.entry(gate, prompt_id)
         if entry is not None:
             row = self._ended.get(prompt_id)
-            created = None if row is None or not row.created else int(row.created)
+            created = None if row is None else row.accepted
             return orjson.dumps(ended(prompt_id, orjson.loads(entry), created=created, whole=True))
         found = next((one for one in self._listed(gate.gpu_ids) if one.prompt_id == prompt_id), None)
         return None if found is None else orjson.dumps(found.summary(whole=True))
@@ -226,12 +231,14 @@ def _of_job(job: Job, gpu_id: int, running: bool) -> _Going:
 
 
 def _row(gpu_id: int, summary: dict[str, Any]) -> _Row:
-    created = summary.get("create_time")
+    times = (summary.get(key) for key in ("create_time", "execution_start_time", "execution_end_time"))
+    created = next((time for time in times if isinstance(time, int | float)), 0)
     return _Row(
         gpu_id=gpu_id,
         status=summary["status"],
         workflow_id=summary.get("workflow_id"),
-        created=created if isinstance(created, int | float) else 0,
+        created=created,
+        accepted=summary.get("create_time"),
         duration=duration(summary),
         text=orjson.dumps(summary),
     )

@@ -27,6 +27,9 @@ ANSWERING = 60.0
 REST = 3.0
 """Seconds that the others have once one has answered."""
 
+AGAIN = 10.0
+"""Seconds between two rounds of questions that prompts give rise to."""
+
 LIMIT = 64 * MIB
 """Bytes of an answer."""
 
@@ -69,6 +72,7 @@ class ObjectInfo:
         self._comparisons: OrderedDict[tuple[bytes, ...], Comparison] = OrderedDict()
         self._learning: Deferred[None] | None = None
         self._unlearnt: set[int] = set()
+        self._doubted = -AGAIN
 
     async def all(self, gpu_ids: Sequence[int]) -> bytes:
         """GET /object_info, in JSON.
@@ -121,6 +125,13 @@ class ObjectInfo:
         if self._learning is None and self._unlearnt:
             self._learning = Deferred.fromCoroutine(self._learn())
             self._learning.addBoth(self._learnt)
+
+    def doubt(self, gpu_ids: Iterable[int]) -> None:
+        """Something is not where it was said to be: ask again, but not with every wrong prompt."""
+        now = self._books.clock.seconds()
+        if now >= self._doubted + AGAIN:
+            self._doubted = now
+            self.learn(gpu_ids)
 
     def stop(self) -> None:
         """Ask no more."""
