@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import orjson
 from attrs import frozen
 
+from comfygate.backend.asking import ask_at_once
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, GateError, JournalError
 from comfygate.history import encoded, ended_at
 from comfygate.interfaces import IBackend, IJournal
 from comfygate.routing.assignment import GateRouting
+
+_ASKING = 30.0
+"""Seconds that ComfyUIs have to tell their histories."""
 
 
 @frozen
@@ -94,9 +99,12 @@ class Histories:
         except JournalError as error:
             raise _unreadable(error) from None
         found = {prompt_id: _Entry(prompt_id, ended, text) for prompt_id, ended, text in kept}
-        for backend in self._books.fleet.ready(gate.gpu_ids):
-            for entry in await self._of_backend(backend, wanted):
-                found.setdefault(entry.prompt_id, entry)
+        questions = {one.gpu_id: self._of_backend(one, wanted) for one in self._books.fleet.ready(gate.gpu_ids)}
+        told = await ask_at_once(self._books.clock, questions, seconds=_ASKING)
+        for gpu_id, failure in told.failures.items():
+            raise _silent(gpu_id, failure)
+        for entry in chain.from_iterable(told.answers.values()):
+            found.setdefault(entry.prompt_id, entry)
         entries = sorted(found.values(), key=lambda entry: entry.ended)
         return _cut(entries, most, offset)
 
@@ -122,9 +130,23 @@ class Histories:
         if prompt_id in self._ledger.waiting or gpu_id not in (None, *gate.gpu_ids):
             return None
         entry = None if held else await self._kept(prompt_id)
-        for backend in self._books.fleet.ready(gate.gpu_ids if gpu_id is None else (gpu_id,)):
-            entry = entry or await self._ask(backend, prompt_id)
-        return entry
+        if entry is not None:
+            return entry
+        return await self._asked_of(gate.gpu_ids if gpu_id is None else (gpu_id,), prompt_id)
+
+    async def _asked_of(self, gpu_ids: Iterable[int], prompt_id: str) -> bytes | None:
+        """What those of these GPUs say that serve requests now; they are asked at the same time."""
+        backends = self._books.fleet.ready(gpu_ids)
+        if len(backends) == 1:
+            return await self._ask(backends[0], prompt_id)
+        questions = {one.gpu_id: one.client.history(prompt_id) for one in backends if one.client is not None}
+        told = await ask_at_once(self._books.clock, questions, seconds=_ASKING, rest=0)
+        for entry in told.answers.values():
+            if entry is not None:
+                return encoded(entry)
+        for gpu_id, error in told.failures.items():
+            raise _silent(gpu_id, error)
+        return None
 
     async def _kept(self, prompt_id: str) -> bytes | None:
         try:
@@ -136,19 +158,17 @@ class Histories:
         try:
             entry = await self._books.fleet.client(backend.gpu_id).history(prompt_id)
         except BackendError as error:
-            raise _silent(backend, error) from None
+            raise _silent(backend.gpu_id, error) from None
         return None if entry is None else encoded(entry)
 
     async def _of_backend(self, backend: IBackend, newest: int | None) -> list[_Entry]:
         if backend.owned and self._journal.lasting:
             held = (one.job.prompt_id for one in self._ledger.held_by(backend.gpu_id))
             ids = [prompt_id for prompt_id in held if self._ledger.is_finished(prompt_id)]
-            found = [(prompt_id, await self._ask(backend, prompt_id)) for prompt_id in ids]
-            return [_Entry(prompt_id, math.inf, text) for prompt_id, text in found if text is not None]
-        try:
-            listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
-        except BackendError as error:
-            raise _silent(backend, error) from None
+            client = self._books.fleet.client(backend.gpu_id)
+            told = [(prompt_id, await client.history(prompt_id)) for prompt_id in ids]
+            return [_Entry(prompt_id, math.inf, encoded(entry)) for prompt_id, entry in told if entry is not None]
+        listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
         return [_Entry(prompt_id, ended_at(entry), encoded(entry)) for prompt_id, entry in listed.items()]
 
 
@@ -168,8 +188,8 @@ def _object(entries: Iterable[_Entry]) -> Iterator[bytes]:
     yield b"{}" if separator == b"{" else b"}"
 
 
-def _silent(backend: IBackend, error: BackendError) -> GateError:
-    message = f"GPU {backend.gpu_id} did not tell its history"
+def _silent(gpu_id: int, error: BackendError) -> GateError:
+    message = f"GPU {gpu_id} did not tell its history"
     return GateError(502, "backend_failed", message, str(error), retry_after=1)
 
 

@@ -210,7 +210,7 @@ class Gate:
             return self._fleet.first_ready(self.facts.gpu_ids)
         # What a custom node keeps of a client is in one process: that client always comes to the same.
         client = b"\0".join((peer.encode(), head.get(b"user-agent") or b"", head.get(b"comfy-user") or b""))
-        chosen = home(client, (backend.gpu_id for backend in ready))
+        chosen = home(client, tuple([backend.gpu_id for backend in ready]))
         return next(backend for backend in ready if backend.gpu_id == chosen)
 
     def _turn(self, route: Route, backend: IBackend) -> Turn | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from functools import lru_cache
 
 
-def home(client: bytes, gpu_ids: Iterable[int]) -> int:
+@lru_cache(maxsize=4096)
+def home(client: bytes, gpu_ids: tuple[int, ...]) -> int:
     """Rendezvous hashing: if a GPU goes, only its own clients move, and they come back with it.
 
     :param client: whatever tells one client from another.

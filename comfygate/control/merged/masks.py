@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from comfygate.backend.fleet import Fleet
+from comfygate.control.work import shielded
 from comfygate.errors import BackendError, BackendUnreachable, GateError
 from comfygate.files import FileName, file_of
 from comfygate.gate.places import Places
@@ -55,45 +56,44 @@ class Masks:
         owner = None if original is None else self._files.find(original, self._fleet.ready(gpu_ids))
         owner = await owner if isinstance(owner, Deferred) else owner
         backend = owner or backend
-        async with _in_turn(self._uploads, backend, self._clock):
-            content.seek(0)
-            try:
-                return await self._fleet.client(backend.gpu_id).upload(target, content_type, content, SENDING)
-            except BackendUnreachable as error:
-                raise GateError(502, "backend_failed", f"GPU {backend.gpu_id} was not reached", str(error)) from None
-            except BackendError as error:
-                message = f"GPU {backend.gpu_id} did not say whether it took the mask"
-                raise GateError(504, "backend_timeout", message, str(error)) from None
+        turn = await self._turn(backend)
+        # Also if its client leaves now, since ComfyUI may have it whole, and be about to write the file.
+        return await shielded(Deferred.fromCoroutine(self._send(turn, backend, target, content_type, content)))
 
-
-class _in_turn:  # noqa: N801
-    """Uploads to our ComfyUIs end one GPU after the other; see :mod:`comfygate.gate.uploads`."""
-
-    def __init__(self, room: UploadRoom, backend: IBackend, clock: IReactorTime) -> None:
-        self._turn: Turn | None = room.turn(backend.gpu_id) if backend.owned else None
-        self._clock = clock
-
-    async def __aenter__(self) -> None:
-        if self._turn is None:
-            return
-        begun: Deferred[None] = Deferred()
-        self._turn.ask(lambda: begun.callback(None))
-        if begun.called:
-            return
-        until, overtake = self._turn.due()
-        late = self._clock.callLater(max(0.0, until - self._clock.seconds()), overtake)
+    async def _send(
+        self, turn: Turn | None, backend: IBackend, target: str, content_type: str, content: BinaryIO
+    ) -> BackendAnswer:
         try:
-            await begun
-        except BaseException:
-            self._turn.leave()
-            raise
+            content.seek(0)
+            return await self._fleet.client(backend.gpu_id).upload(target, content_type, content, SENDING)
+        except BackendUnreachable as error:
+            raise GateError(502, "backend_failed", f"GPU {backend.gpu_id} was not reached", str(error)) from None
+        except BackendError as error:
+            message = f"GPU {backend.gpu_id} did not say whether it took the mask"
+            raise GateError(504, "backend_timeout", message, str(error)) from None
         finally:
-            if late.active():
-                late.cancel()
+            if turn is not None:
+                turn.leave()
 
-    async def __aexit__(self, *_: object) -> None:
-        if self._turn is not None:
-            self._turn.leave()
+    async def _turn(self, backend: IBackend) -> Turn | None:
+        """Uploads to our ComfyUIs end one GPU after the other; see :mod:`comfygate.gate.uploads`."""
+        if not backend.owned:
+            return None
+        turn = self._uploads.turn(backend.gpu_id)
+        begun: Deferred[None] = Deferred()
+        turn.ask(lambda: begun.callback(None))
+        if not begun.called:
+            until, overtake = turn.due()
+            late = self._clock.callLater(max(0.0, until - self._clock.seconds()), overtake)
+            try:
+                await begun
+            except BaseException:
+                turn.leave()
+                raise
+            finally:
+                if late.active():
+                    late.cancel()
+        return turn
 
 
 def original_of(content: BinaryIO, content_type: str) -> FileName | None:
