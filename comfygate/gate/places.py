@@ -57,8 +57,8 @@ class Places:
         """Who has a file.
 
         :param backends: which may be asked; all are READY.
-        :return: one of them; ``None`` if it is the same whom one asks.  A
-            Deferred of that may be cancelled, and does not fail.
+        :return: one of them, also if nobody has it; ``None`` if it is the same
+            whom one asks.  A Deferred of that may be cancelled, and does not fail.
         """
         candidates = _candidates(name, backends)
         if len(candidates) < 2:
@@ -80,10 +80,11 @@ class Places:
         for gpu_id, error in told.failures.items():
             self._log.debug("GPU {gpu_id} does not say whether it has a file: {error}", gpu_id=gpu_id, error=error)
         found = {gpu_id: modified for gpu_id, modified in told.answers.items() if modified is not None}
-        if not found:
-            return None
-        newest = max(found, key=lambda gpu_id: found[gpu_id])
-        self._remember(name, _Place(newest, self._clock.seconds() + KEPT))
+        newest = max(found, key=lambda gpu_id: found[gpu_id], default=None)
+        if newest is not None:
+            self._remember(name, _Place(newest, self._clock.seconds() + KEPT))
+        else:  # whoever says so quickly will say so again
+            newest = next(iter(told.answers), None)
         return next((backend for backend in candidates if backend.gpu_id == newest), None)
 
     def _remember(self, name: FileName, place: _Place) -> None:

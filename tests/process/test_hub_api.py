@@ -133,17 +133,18 @@ def test_each_route_answers_also_under_api_and_to_head(gateway: Gateway, path: s
     for method, target in (("HEAD", path), ("GET", "/api" + path), ("HEAD", "/api" + path)):
         other = request(gateway.hub, method, target)
         assert other.status == answer.status, (method, target)
-        assert other.headers["content-type"] == answer.headers["content-type"]
-        assert (other.body == b"") is (method == "HEAD")
-        if path != "/system_stats":  # the memory that is free
-            assert other.headers["content-length"] == answer.headers["content-length"]
+        assert other.body == b"" or method == "GET"
+        if answer.status == 200:
+            assert other.headers["content-type"] == answer.headers["content-type"]
+            if path != "/system_stats":  # the memory that is free
+                assert other.headers["content-length"] == answer.headers["content-length"]
 
 
 @pytest.mark.parametrize("path", [path for path in READ if "mine" not in path.lower() and path != "/queue/all"])
 def test_each_route_answers_as_a_single_comfyui(gateway: Gateway, single: Target, path: str) -> None:
     answer, known = request(gateway.hub, "GET", path), single.get(path)
     assert answer.status == known.status
-    assert answer.headers["content-type"] == known.headers["content-type"]
+    assert answer.headers.get("content-type") == known.headers.get("content-type")
     if path == "/system_stats":
         ours, theirs = answer.json(), known.json
         assert ours["system"].keys() == theirs["system"].keys()
@@ -154,6 +155,8 @@ def test_each_route_answers_as_a_single_comfyui(gateway: Gateway, single: Target
         assert {**known.json, "Mine": answer.json()["Mine"]}.keys() == answer.json().keys()
     elif path == "/features":
         assert answer.json().keys() == known.json.keys()
+    elif answer.status == 200:
+        assert answer.json() == known.json
     else:
         assert answer.body == known.body
 
@@ -398,6 +401,8 @@ def test_jobs_are_listed_as_a_single_new_comfyui_does(tmp_path: Path) -> None:
         assert request(hub, "GET", f"/api/jobs/{waiting[0]}").status == 404
         missing = submit(gateway, through("Nobodys"))
         assert (missing.status, missing.json()["error"]["type"]) == (400, "missing_node_type")
+        request(hub, "POST", "/queue", {"clear": True})
+        request(hub, "POST", "/interrupt")
 
 
 def test_jobs_are_not_there_where_comfyui_is_older(gateway: Gateway, single: Target) -> None:

@@ -178,7 +178,7 @@ def test_a_temporary_file_is_asked_of_the_gpu_that_has_it() -> None:
         assert decision.pool.name == "GPU 2"
     home = port.ask("GET /view?filename=a.png").pool.name
     assert home == port.ask("GET /").pool.name
-    assert port.ask("GET /view?filename=b.png&type=temp").result.pool.name == home
+    assert port.ask("GET /view?filename=b.png&type=temp").result.pool.name == "GPU 0"
     assert port.ask("GET /history/x").pool is port.control
 
 
