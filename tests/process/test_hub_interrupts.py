@@ -14,7 +14,7 @@ import pytest
 from tests.gateway import Gateway, eventually, request, running, workflow
 
 ROUNDS = int(os.environ.get("COMFYGATE_INTERRUPT_ROUNDS", "150"))
-LONGEST = 0.25
+LONGEST = 0.2
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def ended(gateway: Gateway, prompt_id: str) -> Any:
 
 def one_round(gateway: Gateway, gpu_id: int, dice: random.Random) -> tuple[str, str]:
     """X runs, Y follows on the same GPU or on any, X is interrupted at some moment; how both ended."""
-    x = submit(gateway, 0.2, gpu_id)
+    x = submit(gateway, 0.15, gpu_id)
     y = submit(gateway, 0.05, gpu_id if dice.random() < 0.7 else None)
     time.sleep(dice.random() * LONGEST)
     told = request(gateway.hub, "POST", "/interrupt", {"prompt_id": x})

@@ -13,8 +13,8 @@ import pytest
 
 from tests.gateway import Gateway, running, workflow
 
-JOBS = int(os.environ.get("COMFYGATE_POLLED_JOBS", "120"))
-POLLERS = 6
+JOBS = int(os.environ.get("COMFYGATE_POLLED_JOBS", "240"))
+POLLERS = 8
 EVERY = 0.02
 
 
@@ -31,6 +31,12 @@ class Poller:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._order = ("history", "queue") if history_first else ("queue", "history")
         self.polls = 0
+
+    def __enter__(self) -> Poller:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def _ask(self, method: str, target: str, body: bytes | None = None) -> dict[str, object]:
         self._connection.request(method, target, body)
@@ -61,9 +67,9 @@ class Poller:
 
 def test_a_prompt_is_in_one_of_them_at_every_instant(gateway: Gateway) -> None:
     def poll(n: int) -> tuple[list[str], int]:
-        poller = Poller(gateway.hub, history_first=n % 2 == 0)
-        lost = [poller.run((n + job) % 5 * 0.02) for job in range(JOBS // POLLERS)]
-        return [one for one in lost if one], poller.polls
+        with Poller(gateway.hub, history_first=n % 2 == 0) as poller:
+            lost = [poller.run((n + job) % 5 * 0.02) for job in range(JOBS // POLLERS)]
+            return [one for one in lost if one], poller.polls
 
     with ThreadPoolExecutor(POLLERS) as threads:
         results = list(threads.map(poll, range(POLLERS)))
