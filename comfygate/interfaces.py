@@ -128,7 +128,7 @@ class IComfyUI(Interface):
     async def modified(target: str, seconds: float) -> float | None:
         """When the file that `target` names was changed last, in seconds since 1970; 0 if that is not told.
 
-        :return: ``None`` if there is no such file: the answer to HEAD is not 200.
+        :return: ``None`` if there is no such file: the answer to HEAD is 404.
         """
 
     async def upload(target: str, content_type: str, content: BinaryIO, seconds: float) -> BackendAnswer:

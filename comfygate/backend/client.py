@@ -159,7 +159,7 @@ class ComfyUIClient:
     async def modified(self, target: str, seconds: float) -> float | None:
         """When a file was changed last; see :meth:`comfygate.interfaces.IComfyUI.modified`."""
         answer = await self._receive("HEAD", target, None, seconds, MIB)
-        if answer.status != 200:
+        if answer.status == 404:
             return None
         try:
             return parsedate_to_datetime(answer.last_modified).timestamp()

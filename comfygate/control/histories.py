@@ -12,8 +12,9 @@ from attrs import frozen
 from comfygate.backend.asking import ask_at_once
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, GateError, JournalError
-from comfygate.history import encoded, ended_at
+from comfygate.history import encoded, ended_at, outcome
 from comfygate.interfaces import IBackend, IJournal
+from comfygate.ledger import Held
 from comfygate.routing.assignment import GateRouting
 
 _ASKING = 30.0
@@ -132,7 +133,21 @@ class Histories:
         entry = None if held else await self._kept(prompt_id)
         if entry is not None:
             return entry
-        return await self._asked_of(gate.gpu_ids if gpu_id is None else (gpu_id,), prompt_id)
+        entry = await self._asked_of(gate.gpu_ids if gpu_id is None else (gpu_id,), prompt_id)
+        if held is not None and entry is not None:
+            self._note_end(held, entry)
+        return entry
+
+    def _note_end(self, held: Held, entry: bytes) -> None:
+        """ComfyUI moves a prompt from its queue to its history in one step: what is here is in every listing now."""
+        now = self._ledger.held(held.job.prompt_id)
+        if now is not None and (now.gpu_id, now.job.attempts) == (held.gpu_id, held.job.attempts):
+            try:
+                end = outcome(orjson.loads(entry))
+            except orjson.JSONDecodeError:  # it holds NaN: whoever looks next notes it
+                return
+            self._ledger.end(held.job.prompt_id, end.state, end.reason, entry)
+            self._books.changed()
 
     async def _asked_of(self, gpu_ids: Iterable[int], prompt_id: str) -> bytes | None:
         """What those of these GPUs say that serve requests now; they are asked at the same time."""
