@@ -155,10 +155,18 @@ class Acceptance:
         """What a ComfyUI says to the prompt; ``None`` if none can be asked now, and the prompt may wait for one."""
         for backend in backends:
             with contextlib.suppress(BackendUnreachable):
-                return await self._validate_on(backend, submission)
+                answer = await self._validate_on(backend, submission)
+                if not self._speaks_for_itself(backend, answer, targets):
+                    return answer
         if not self._books.queue_when_down:
             raise self._books.fleet.unavailable(targets)
         return None
+
+    def _speaks_for_itself(self, backend: IBackend, answer: Answer, targets: Sequence[int]) -> bool:
+        """Whether a ComfyUI that stands in for others lacks what they are known to have."""
+        if backend.gpu_id in targets or self._object_info is None:
+            return False
+        return is_lacking(answer.status, answer.body) and not self._object_info.alike(backend.gpu_id, targets)
 
     async def _elsewhere(
         self, checked: Answer, submission: Submission, targets: tuple[int, ...]

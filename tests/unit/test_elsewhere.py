@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from comfygate.model import BackendState
 from tests.unit.fakes import FakeAnswer, House, body, new_id
 from tests.unit.test_control import accept, now, submit
 
@@ -92,17 +93,45 @@ def test_without_a_companion_the_next_is_tried() -> None:
     assert len(house.ledger.waiting) == 0
 
 
+class Info:
+    """What is known of the GPUs.
+
+    :ivar same: whether they are alike.
+    """
+
+    def __init__(self, suitable: tuple[int, ...], *, same: bool = False) -> None:
+        self.same = same
+        self.asked: list[tuple[int, ...]] = []
+        self._suitable = suitable
+
+    def doubt(self, gpu_ids: tuple[int, ...]) -> None:
+        self.asked.append(tuple(gpu_ids))
+
+    def suitable(self, gpu_ids: tuple[int, ...], prompt: Any) -> tuple[int, ...]:
+        return self._suitable
+
+    def alike(self, gpu_id: int, others: Any) -> bool:
+        return self.same
+
+
 def test_what_they_offer_is_asked_again() -> None:
     house = fleet(MISSING, WHOLE)
-    asked: list[tuple[int, ...]] = []
-
-    class Info:
-        def doubt(self, gpu_ids: tuple[int, ...]) -> None:
-            asked.append(tuple(gpu_ids))
-
-        def suitable(self, gpu_ids: tuple[int, ...], prompt: Any) -> tuple[int, ...]:
-            return gpu_ids
-
-    house.acceptance._object_info = Info()  # type: ignore[assignment]
+    house.acceptance._object_info = info = Info((0, 1))  # type: ignore[assignment]
     submit(house, house.hub)
-    assert asked == [(0, 1)]
+    assert info.asked == [(0, 1)]
+
+
+def test_only_those_that_can_run_it_are_considered() -> None:
+    house = fleet(WHOLE, WHOLE, WHOLE)
+    house.acceptance._object_info = Info((1, 2))  # type: ignore[assignment]
+    assert submit(house, house.hub)["gpu_id"] == 1
+    assert house.backends[0].client.asked == []
+
+
+def test_a_prompt_for_a_gpu_that_is_down_is_not_refused_by_one_that_differs() -> None:
+    house = fleet(MISSING, WHOLE)
+    house.acceptance._object_info = info = Info((1,))  # type: ignore[assignment]
+    house.backends[1].become(BackendState.DOWN)
+    assert submit(house, house.hub)["gpu_id"] == 1
+    info.same = True
+    assert now(house.acceptance.submit(house.hub, body(), None)).status == 400

@@ -165,3 +165,12 @@ def test_wrong_prompts_do_not_have_everybody_asked_again_and_again() -> None:
     fleet.house.clock.advance(module.AGAIN)
     fleet.info.doubt(HUB)
     assert fleet.asked == [2, 2, 2]
+
+
+def test_gpus_are_alike_unless_they_have_said_otherwise() -> None:
+    fleet = Fleet()
+    assert fleet.info.alike(0, (1, 2))
+    fleet.say(fleet.house.backends[1], classes("Mine"))
+    fleet.all()
+    assert fleet.info.alike(0, (2,)) and not fleet.info.alike(0, (1,)) and not fleet.info.alike(0, (1, 2))
+    assert fleet.info.alike(7, (1,)) and fleet.info.alike(0, (7,))

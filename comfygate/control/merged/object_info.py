@@ -119,6 +119,11 @@ class ObjectInfo:
         fits = dict(zip(self._key(self._said.values()), found.suitable(prompt), strict=True))
         return tuple(n for n in gpu_ids if n not in known or fits[known[n].digest]) or gpu_ids
 
+    def alike(self, gpu_id: int, others: Iterable[int]) -> bool:
+        """Whether a GPU offers what others do, as far as they have said so."""
+        said = [self._said[n].digest for n in (gpu_id, *others) if n in self._said]
+        return gpu_id not in self._said or len(set(said)) < 2
+
     def learn(self, gpu_ids: Iterable[int]) -> None:
         """Ask these GPUs soon what they offer."""
         self._unlearnt.update(gpu_id for gpu_id in gpu_ids if self._is_shared(gpu_id))
