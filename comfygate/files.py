@@ -77,7 +77,7 @@ def file_of(fields: Mapping[str, Any]) -> FileName | None:
 
 
 def files_left(entry: Mapping[str, Any]) -> Iterator[FileName]:
-    """The files that a prompt has left on one GPU alone.
+    """The files that a prompt has left.
 
     :param entry: its entry in ComfyUI's ``/history``.
     """
@@ -86,5 +86,5 @@ def files_left(entry: Mapping[str, Any]) -> Iterator[FileName]:
         for items in shown.values() if isinstance(shown, dict) else ():
             for item in items if isinstance(items, list) else ():
                 name = file_of(item) if isinstance(item, dict) else None
-                if name is not None and not name.shared:
+                if name is not None:
                     yield name

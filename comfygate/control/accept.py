@@ -99,16 +99,13 @@ class Acceptance:
         validators = self._validators(expected, targets)
         if not validators and self._books.fleet.ready((expected,)):
             answer = await self._submit_at_once(gate, submission, targets, expected)
-            others = tuple(gpu_id for gpu_id in targets if gpu_id != expected)
-            if others and answer.status == 400 and is_lacking(answer.status, answer.body):
-                elsewhere = await self._validated(gate, submission, others)
-                return elsewhere if elsewhere.status == 200 else answer
-            return answer
+            return await self._or_by(gate, submission, [n for n in targets if n != expected], answer)
         checked = await self._validate(validators, submission, targets)
         if checked is not None and len(targets) > 1:
             checked, targets = await self._elsewhere(checked, submission, targets)
         if checked is not None and checked.status != 200:
-            return checked
+            untold = [one.gpu_id for one in self._books.fleet.ready(targets) if not one.has_companion]
+            return await self._or_by(gate, submission, untold if len(untold) < len(targets) else (), checked)
         # Without anyone to validate it, ComfyUI judges it when it is handed over.
         found = {"outputs": [], "node_errors": {}} if checked is None else orjson.loads(checked.body)
         # Others were accepted meanwhile, and backends came and went.
@@ -161,6 +158,16 @@ class Acceptance:
         if not self._books.queue_when_down:
             raise self._books.fleet.unavailable(targets)
         return None
+
+    async def _or_by(self, gate: GateRouting, submission: Submission, others: Sequence[int], refusal: Answer) -> Answer:
+        """What one ComfyUI has answered, or that others accept the prompt after all."""
+        if not others or refusal.status != 400 or not is_lacking(refusal.status, refusal.body):
+            return refusal
+        with contextlib.suppress(GateError):
+            answer = await self._validated(gate, submission, tuple(others))
+            if answer.status == 200:
+                return answer
+        return refusal
 
     def _speaks_for_itself(self, backend: IBackend, answer: Answer, targets: Sequence[int]) -> bool:
         """Whether a ComfyUI that stands in for others lacks what they are known to have."""

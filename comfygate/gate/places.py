@@ -41,7 +41,7 @@ class _Place:
 class Places:
     """Finds the GPU whose ComfyUI has a file.
 
-    A prompt that has ended has said which temporary files it left; for others
+    A prompt that has ended has said which files it left; for others
     all that may have it are asked at once, and what they say is kept for a
     while, so that a page full of previews does not cost N requests each.
     """
@@ -66,9 +66,12 @@ class Places:
         place = self._places.get(name)
         if place is not None and (place.until is None or place.until > self._clock.seconds()):
             for backend in candidates:
-                if backend.gpu_id == place.gpu_id:
+                if backend.gpu_id == place.gpu_id or (name.shared and backend.owned and self._is_ours(place.gpu_id)):
                     return backend
         return Deferred.fromCoroutine(self._look(name, candidates))
+
+    def _is_ours(self, gpu_id: int) -> bool:
+        return gpu_id in self._fleet and self._fleet[gpu_id].owned
 
     async def _look(self, name: FileName, candidates: Sequence[IBackend]) -> IBackend | None:
         asked = {
@@ -97,14 +100,16 @@ class Places:
         self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None
     ) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""
-        if gpu_id is None or record is None or b'"temp"' not in record:
+        foreign = any(not backend.owned for backend in self._fleet)
+        if gpu_id is None or record is None or not (foreign or b'"temp"' in record):
             return
         try:
             entry = orjson.loads(record)
         except orjson.JSONDecodeError:
             return
         for name in files_left(entry):
-            self._remember(name, _Place(gpu_id))
+            if foreign or not name.shared:
+                self._remember(name, _Place(gpu_id))
 
     def job_refused(self, job: Job) -> None:
         """See :class:`comfygate.interfaces.IJobListener`."""

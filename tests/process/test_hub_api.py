@@ -409,3 +409,25 @@ def test_jobs_are_not_there_where_comfyui_is_older(gateway: Gateway, single: Tar
     for method, path in (("GET", "/api/jobs"), ("GET", "/api/jobs/x"), ("POST", "/api/jobs/cancel")):
         answer, known = request(gateway.hub, method, path), single.request(method, path)
         assert (answer.status, answer.body) == (known.status, known.body), path
+
+
+def test_a_gpu_with_folders_of_its_own_gets_the_prompts_whose_files_it_has(tmp_path: Path, single: Target) -> None:
+    """One that someone else runs shares no folder, and has no companion."""
+    config = f"rate = 0\ncomfyui = simulator\ndevices = cpu*1\n[gpu:1]\nurl = {single.base_url}\n"
+    with running(tmp_path, config, gpus=2) as gateway:
+        for n, port in enumerate(gateway.ports):
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (n, 2, 3)).save(buffer, "PNG")
+            named = request(port, "POST", "/upload/image", form(f"gpu-{n}.png", buffer.getvalue()), TYPE).json()
+            assert named["type"] == "input"
+            assert request(gateway.hub, "GET", f"/view?filename=gpu-{n}.png&type=input").body == buffer.getvalue()
+            prompt = workflow()
+            prompt["1"] = {"class_type": "LoadImage", "inputs": {"image": f"gpu-{n}.png"}}
+            for _ in range(3):
+                answer = submit(gateway, prompt)
+                assert answer.json()["gpu_id"] == n
+                (image,) = ended(gateway, answer)["outputs"]["9"]["images"]
+            shown = request(gateway.hub, "GET", f"/view?filename={image['filename']}")
+            assert shown.body == request(port, "GET", f"/view?filename={image['filename']}").body
+        assert len(request(gateway.hub, "GET", "/system_stats").json()["devices"]) == 2
+        assert request(gateway.hub, "GET", "/history?max_items=1").json().keys() == {answer.json()["prompt_id"]}

@@ -135,3 +135,13 @@ def test_a_prompt_for_a_gpu_that_is_down_is_not_refused_by_one_that_differs() ->
     assert submit(house, house.hub)["gpu_id"] == 1
     info.same = True
     assert now(house.acceptance.submit(house.hub, body(), None)).status == 400
+
+
+def test_one_that_cannot_validate_is_tried_when_the_others_refuse() -> None:
+    house = fleet(MISSING, WHOLE)
+    house.backends[1].has_companion = house.backends[1].owned = False
+    answer: Any = now(house.acceptance.submit(house.hub, body(), None))
+    assert answer.status == 200 and orjson.loads(answer.body)["gpu_id"] == 1
+    house.backends[1].client.answer = FakeAnswer(500, b"")
+    answer = now(house.acceptance.submit(house.hub, body(), None))
+    assert (answer.status, answer.body) == (400, MISSING.body)

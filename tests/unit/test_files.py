@@ -34,9 +34,10 @@ def test_a_name_says_how_to_ask_for_it() -> None:
     assert FileName("input", "", "x").shared and not FileName("temp", "", "x").shared
 
 
-def test_a_prompt_leaves_files_that_one_gpu_alone_has() -> None:
+def test_a_prompt_leaves_files() -> None:
     images = [{"filename": f"{kind}.png", "subfolder": "", "type": kind} for kind in ("temp", "output")]
     left = {"9": {"images": images, "animated": [False], "text": ["x"]}, "10": None, "11": {"a": 3}}
-    assert list(files_left({"outputs": left})) == [FileName("temp", "", "temp.png")]
+    names = [FileName(kind, "", f"{kind}.png") for kind in ("temp", "output")]
+    assert list(files_left({"outputs": left})) == names
     assert list(files_left({"outputs": None})) == list(files_left({})) == []
     assert file_of({"filename": 3}) is None and file_of({"filename": "a", "subfolder": 4}) is None

@@ -195,6 +195,16 @@ def test_cancelling() -> None:
     assert len(office.listed()) == 6
 
 
+def test_one_that_cannot_be_stopped_keeps_no_other_from_it() -> None:
+    office = Office()
+    ids = [office.submit(n) for n in range(7)]
+    office.house.backends[0].client.deaf = True
+    assert office.json("/api/jobs/cancel", "POST", {"job_ids": [ids[0], ids[6]]}) == {"cancelled": True}
+    with pytest.raises(GateError) as caught:
+        office.ask(f"/api/jobs/{ids[0]}/cancel", "POST")
+    assert caught.value.status == 504
+
+
 @pytest.mark.parametrize(
     ("target", "method", "body", "error"),
     [

@@ -82,6 +82,20 @@ def test_shared_files_are_with_everybody_unless_somebody_has_folders_of_their_ow
     assert [len(backend.client.asked) for backend in folders.backends] == [1, 0, 1]
 
 
+def test_where_somebody_has_folders_of_their_own_a_prompt_says_whose_file_it_is() -> None:
+    folders = Folders()
+    saved = FileName("output", "", "a.png")
+    folders.ends(1, saved)
+    assert folders.find(saved) is None  # everybody has it
+    folders.backends[2].owned = False
+    for gpu_id in (0, 2):
+        folders.put(gpu_id, saved)
+    folders.ends(2, saved)
+    assert folders.find(saved) == 2
+    folders.ends(1, saved)
+    assert folders.find(saved) == 0 and folders.asked == 0  # which has what GPU 1 has
+
+
 def test_a_prompt_that_ended_has_said_what_it_left() -> None:
     folders = Folders()
     folders.ends(2, PREVIEW, FileName("output", "", "b.png"))

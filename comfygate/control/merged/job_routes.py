@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from comfygate.control.interrupt import Interrupts
 from comfygate.control.merged.gpus import AskedGpus, silent
 from comfygate.control.merged.jobs import JobList, Query
 from comfygate.control.replies import Reply, joined
+from comfygate.errors import GateError
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.job_summary import STATUSES
 from comfygate.model import BackendState
@@ -53,7 +54,7 @@ class JobRoutes:
             return await (self._one(gate, path) if path else self._list(gate, query_of(request)))
         if path == "cancel":
             return await self._cancel_all(body_of(request))
-        return Reply.json({"cancelled": await self._cancel(path.removesuffix("/cancel"))})
+        return await self._cancel([path.removesuffix("/cancel")])
 
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`; what starts may be another version."""
@@ -101,10 +102,21 @@ class JobRoutes:
         found = await self.jobs.one(gate, prompt_id)
         return Reply.json({"error": "Job not found"}, 404) if found is None else Reply.text((found,))
 
-    async def _cancel(self, prompt_id: str) -> bool:
-        found = await self.interrupts.prompt(prompt_id)
+    async def _cancel(self, prompt_ids: Sequence[str]) -> Reply:
+        """Stop what can be stopped; an error is told only if nothing could."""
+        cancelled = False
+        failure: GateError | None = None
+        for prompt_id in prompt_ids:
+            try:
+                found = await self.interrupts.prompt(prompt_id)
+            except GateError as error:
+                failure = error
+            else:
+                cancelled |= found.state in ("running", "pending")
         await self.noted()
-        return found.state in ("running", "pending")
+        if failure is not None and not cancelled:
+            raise failure
+        return Reply.json({"cancelled": cancelled})
 
     async def _cancel_all(self, body: bytes) -> Reply:
         try:
@@ -119,8 +131,7 @@ class JobRoutes:
             return Reply.json({"error": "job_ids contains invalid id(s)", "invalid_ids": wrong}, 400)
         if len(ids) > _AT_ONCE:
             return _refused(f"job_ids may hold {_AT_ONCE} ids at most")
-        cancelled = [await self._cancel(prompt_id) for prompt_id in dict.fromkeys(ids)]
-        return Reply.json({"cancelled": any(cancelled)})
+        return await self._cancel(tuple(dict.fromkeys(ids)))
 
 
 def _refused(why: str) -> Reply:
