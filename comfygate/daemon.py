@@ -32,6 +32,12 @@ from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
 from comfygate.control.logbook import LogBook
 from comfygate.control.logs import Logs
+from comfygate.control.merged.gpus import AskedGpus
+from comfygate.control.merged.job_routes import JobRoutes
+from comfygate.control.merged.jobs import JobList
+from comfygate.control.merged.masks import Masks
+from comfygate.control.merged.object_info import ObjectInfo
+from comfygate.control.merged.routes import MergedRoutes
 from comfygate.control.metrics import Metrics
 from comfygate.control.operations import Operations
 from comfygate.control.operator import OperatorRoutes
@@ -107,7 +113,9 @@ class Daemon(Service):
         )
         self._books.watch(self._ports.status_changed)
         self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
-        self._acceptance = Acceptance(self._books, self._reconciler, self._journal)
+        in_thread = partial(call_in_thread, reactor)
+        self._object_info = ObjectInfo(self._books, in_thread)
+        self._acceptance = Acceptance(self._books, self._reconciler, self._journal, self._object_info)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(
             self._books,
@@ -127,7 +135,11 @@ class Daemon(Service):
         ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
         self._resettlement = Resettlement(self._books)
         ledger.subscribe(self._resettlement)
-        in_thread = partial(call_in_thread, reactor)
+        self._histories = Histories(self._books, self._journal)
+        self._jobs = JobList(self._books, self._histories)
+        self._histories.forgotten = self._jobs.forget
+        ledger.subscribe(self._jobs)
+        ledger.subscribe(self._ports.files)
         self._devices = Devices(dict(nvml_uuids(plan.devices)))
         self._readings = Readings(reactor, in_thread, self._devices, self._pids)
         self._status = Status(self._telemetry())
@@ -152,6 +164,7 @@ class Daemon(Service):
         self._failures.start()
         self._fleet.subscribe(self._herald)
         self._fleet.subscribe(self._chronicle)
+        self._fleet.subscribe(self._object_info)
         for backend in self._fleet:
             backend.start()
 
@@ -168,6 +181,7 @@ class Daemon(Service):
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
             self._failures.stop()
+            self._object_info.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -243,7 +257,7 @@ class Daemon(Service):
             books=self._books,
             acceptance=self._acceptance,
             listings=Listings(self._books, self._gpu_ports),
-            histories=Histories(self._books, self._journal),
+            histories=self._histories,
             interrupts=self._interrupts,
             status=self._status,
             events=self._events,
@@ -257,4 +271,12 @@ class Daemon(Service):
                 logs=self._logs,
                 wall_clock=time.time,
             ),
+            merged=self._merged(),
         )
+
+    def _merged(self) -> MergedRoutes:
+        gpus = AskedGpus(self._books)
+        jobs = JobRoutes(gpus, self._jobs, self._interrupts, self._books.noted)
+        self._fleet.subscribe(jobs)
+        masks = Masks(self._fleet, self._ports.files, self._ports.uploads, self._reactor)
+        return MergedRoutes(gpus=gpus, object_info=self._object_info, jobs=jobs, masks=masks)

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
@@ -115,6 +115,24 @@ class IComfyUI(Interface):
 
     async def free() -> None:
         """Unload all models, and forget what is cached, once the running prompt has ended: POST /free."""
+
+    async def ask(method: str, target: str, body: bytes | None = None, *, seconds: float, limit: int) -> BackendAnswer:
+        """Put any question.
+
+        :param target: path and query, percent-encoded.
+        :param body: JSON.
+        :param seconds: that all of it may take.
+        :param limit: bytes that the answer may have.
+        """
+
+    async def modified(target: str, seconds: float) -> float | None:
+        """When the file that `target` names was changed last, in seconds since 1970; 0 if that is not told.
+
+        :return: ``None`` if there is no such file: the answer to HEAD is 404.
+        """
+
+    async def upload(target: str, content_type: str, content: BinaryIO, seconds: float) -> BackendAnswer:
+        """POST a file's bytes as they are, from its beginning, without holding them in memory; closes it."""
 
 
 class IBackend(Interface):

@@ -14,7 +14,7 @@ from attrs import define, evolve, field, frozen
 from twisted.logger import Logger
 
 from comfygate.interfaces import IJobListener
-from comfygate.model import BackendState, BackendView, Job, JobState
+from comfygate.model import BackendState, BackendView, Job, JobState, Order
 from comfygate.queue import WaitingJobs
 
 NOWHERE = -1
@@ -263,16 +263,28 @@ class Ledger:
         """How many waiting jobs are listed under a GPU."""
         return self._expected[gpu_id]
 
-    def listing(self, gpu_id: int) -> Listing:
-        """What a GPU's queue shows."""
-        rows = [(held.job.order, held.state is JobState.RUNNING, held.job.item) for held in self.held_by(gpu_id)]
-        rows += [(job.order, False, job.item) for job in self.expected_on(gpu_id)]
-        rows += [((one.number, 0), one.running, one.item) for one in self._gpus[gpu_id].strangers]
+    def listing(self, *gpu_ids: int) -> Listing:
+        """What the queue of a GPU, or of several together, shows."""
+        rows: list[tuple[Order, bool, bytes]] = []
+        for gpu_id in gpu_ids:
+            rows += [(held.job.order, held.state is JobState.RUNNING, held.job.item) for held in self.held_by(gpu_id)]
+            rows += [((one.number, 0), one.running, one.item) for one in self._gpus[gpu_id].strangers]
+            rows += [(job.order, False, job.item) for job in self.expected_on(gpu_id)]
         rows.sort(key=lambda row: row[0])
         return Listing(
             running=tuple(item for _, running, item in rows if running),
             pending=tuple(item for _, running, item in rows if not running),
         )
+
+    def owners(self, gpu_ids: Iterable[int]) -> dict[str, int]:
+        """Under which GPU each job is listed, by id."""
+        found: dict[str, int] = {}
+        for gpu_id in gpu_ids:
+            gpu = self._gpus[gpu_id]
+            found.update(dict.fromkeys((*gpu.held, *(one.prompt_id for one in gpu.strangers)), gpu_id))
+        chosen = frozenset(gpu_ids)
+        found.update((job.prompt_id, job.expected) for job in self.waiting if job.expected in chosen)
+        return found
 
     def remaining(self, gpu_id: int) -> int:
         """How many jobs run or wait on a GPU: ComfyUI's queue_remaining."""

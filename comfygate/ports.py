@@ -18,6 +18,7 @@ from comfygate.config.settings import Config, GateConfig
 from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.gate import Gate
+from comfygate.gate.places import Places
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.tally import GateFigures
@@ -37,6 +38,8 @@ class Ports:
     :param reactor: the daemon's reactor.
     :param status: who counts the prompts that are left, given a port's set.
     :param heard: called when :meth:`is_heard` has changed for a backend.
+    :ivar uploads: where uploads end.
+    :ivar files: where files lie.
     """
 
     _log = Logger()
@@ -55,7 +58,8 @@ class Ports:
         self._status = status
         self._upstreams = Upstreams(self._backend_pool)
         self._sessions = Sessions(reactor, heard)
-        self._uploads = UploadRoom(reactor)
+        self.uploads = UploadRoom(reactor)
+        self.files = Places(fleet, reactor)
         self._writer = UserWriter(fleet)
         self._ports: dict[str, Port] = {}
         self._places: dict[str, Place] = {}
@@ -63,6 +67,7 @@ class Ports:
         for backend in fleet:
             self._sessions.backend_changed(backend)
         fleet.subscribe(self)
+        fleet.subscribe(self.files)
 
     @property
     def sockets(self) -> dict[Place, socket.socket]:
@@ -166,8 +171,9 @@ class Ports:
             upstreams=self._upstreams,
             control=control,
             bridges=bridges,
-            uploads=self._uploads,
+            uploads=self.uploads,
             writer=self._writer,
+            places=self.files,
             clock=self._reactor,
         )
 

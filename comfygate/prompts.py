@@ -37,6 +37,18 @@ class Submission:
     front: bool
     fields: Mapping[str, Any]
 
+    @property
+    def prompt(self) -> Mapping[str, Any]:
+        """The nodes, by id."""
+        nodes: Mapping[str, Any] = self.fields["prompt"]
+        return nodes
+
+    @property
+    def names_temporary_files(self) -> bool:
+        """Whether an input names a file that one ComfyUI alone has: ``x.png [temp]``."""
+        values = (value for node in self.prompt.values() for value in node["inputs"].values())
+        return any(isinstance(value, str) and value.endswith("[temp]") for value in values)
+
     def validation(self) -> bytes:
         """The body for the companion's validate route.
 

@@ -19,9 +19,22 @@ _CONTROL = {
     b"/history": frozenset({b"GET", b"HEAD", b"POST"}),
 }
 _READ = frozenset({b"GET", b"HEAD"})
+_POST = frozenset({b"POST"})
+MASK = b"/upload/mask"
+_MERGED = {
+    b"/system_stats": _READ,
+    b"/object_info": _READ,
+    b"/features": _READ,
+    b"/free": _POST,
+    MASK: _POST,
+}
+"""What several GPUs answer together."""
 _OURS = b"/comfygate"
 _METRICS = b"/metrics"
 _HISTORY = re.compile(rb"/history/[^{}/]+", re.DOTALL)  # as aiohttp matches /history/{prompt_id}
+_OBJECT_INFO = re.compile(rb"/object_info/[^{}/]+", re.DOTALL)
+_JOBS = re.compile(rb"/jobs(/[^{}/]+)?", re.DOTALL)
+_CANCEL = re.compile(rb"/jobs/([^{}/]+/)?cancel", re.DOTALL)
 
 
 class Kind(Enum):
@@ -82,7 +95,7 @@ def classify(method: bytes, path: bytes, *, several: bool) -> Route:
         no backend's own metrics are meant.
     """
     method, plain = method.upper(), plain_path(path)
-    control = _is_control(method, plain, several)
+    control = _is_control(method, plain, several) or (several and _is_merged(method, plain, path))
     return Route(method, plain, Kind.GATE if control and plain == _METRICS else _kind(plain), control)
 
 
@@ -119,6 +132,15 @@ def _is_control(method: bytes, path: bytes, several: bool) -> bool:
     return method in _READ and (_HISTORY.fullmatch(path) is not None or (several and path == _METRICS))
 
 
+def _is_merged(method: bytes, path: bytes, received: bytes) -> bool:
+    methods = _MERGED.get(path)
+    if methods is not None:
+        return method in methods
+    if path.startswith(b"/jobs") and received.startswith(b"/api/"):  # without /api they are not there
+        return (_JOBS if method in _READ else _CANCEL).fullmatch(path) is not None and method in (*_READ, *_POST)
+    return method in _READ and _OBJECT_INFO.fullmatch(path) is not None
+
+
 class Metering:
     """Tells which requests cost a token.
 
@@ -139,9 +161,9 @@ class Metering:
     def metered(self, route: Route) -> bool:
         """Whether the request costs a token.
 
-        Interrupts never do: stopping work must not wait for starting work.
+        Interrupts and cancellations never do: stopping work must not wait for starting work.
         """
-        if route.path == b"/interrupt":
+        if route.path == b"/interrupt" or (route.path.startswith(b"/jobs/") and _CANCEL.fullmatch(route.path)):
             return False
         method = b"GET" if route.method == b"HEAD" else route.method
         if (method, route.path) in self._exact or (b"*", route.path) in self._exact:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from email.utils import parsedate_to_datetime
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import orjson
@@ -19,11 +20,11 @@ from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
-from comfygate.backend.exchange import Pieces, exchange
+from comfygate.backend.exchange import Body, Pieces, exchange
 from comfygate.backend.waiting import read_queue
 from comfygate.errors import BackendError, BackendUnusable
 from comfygate.interfaces import IComfyUI
@@ -149,6 +150,27 @@ class ComfyUIClient:
         """Let its worker unload all models and forget what it cached, as soon as it is idle (``POST /free``)."""
         await self._command("/free", {"unload_models": True, "free_memory": True})
 
+    async def ask(
+        self, method: str, target: str, body: bytes | None = None, *, seconds: float, limit: int = 16 * MIB
+    ) -> BackendAnswer:
+        """Put any question; see :meth:`comfygate.interfaces.IComfyUI.ask`."""
+        return await self._send(method, target, body, seconds=seconds, limit=limit)
+
+    async def modified(self, target: str, seconds: float) -> float | None:
+        """When a file was changed last; see :meth:`comfygate.interfaces.IComfyUI.modified`."""
+        answer = await self._receive("HEAD", target, None, seconds, MIB)
+        if answer.status == 404:
+            return None
+        try:
+            return parsedate_to_datetime(answer.last_modified).timestamp()
+        except ValueError:
+            return 0.0
+
+    async def upload(self, target: str, content_type: str, content: BinaryIO, seconds: float) -> BackendAnswer:
+        """Send a file's bytes as they are; see :meth:`comfygate.interfaces.IComfyUI.upload`."""
+        body = FileBodyProducer(content)
+        return (await self._receive("POST", target, body, seconds, MIB, content_type)).joined()
+
     async def _command(self, path: str, content: dict[str, Any]) -> None:
         self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))
 
@@ -157,8 +179,19 @@ class ComfyUIClient:
     ) -> BackendAnswer:
         return (await self._receive(method, path, body, seconds, limit)).joined()
 
-    def _receive(self, method: str, path: str, body: bytes | None, seconds: float, limit: int) -> Deferred[Pieces]:
-        sent = exchange(self._http, self._clock, method, self.url + path, body, seconds=seconds, limit=limit)
+    def _receive(
+        self,
+        method: str,
+        path: str,
+        body: Body,
+        seconds: float,
+        limit: int,
+        content_type: str = "application/json",
+    ) -> Deferred[Pieces]:
+        url = self.url + path
+        sent = exchange(
+            self._http, self._clock, method, url, body, seconds=seconds, limit=limit, content_type=content_type
+        )
         return Deferred.fromCoroutine(sent)
 
     def _expect_ok(self, what: str, answer: _Answered) -> _Answered:

@@ -14,9 +14,12 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IBodyProducer
 
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable
 from comfygate.model import BackendAnswer
+
+Body = bytes | IBodyProducer | None
 
 
 @frozen
@@ -26,6 +29,7 @@ class Pieces:
     status: int
     body: deque[bytes]
     content_type: str
+    last_modified: str = ""
 
     def joined(self) -> BackendAnswer:
         """The same in one piece."""
@@ -69,19 +73,21 @@ async def exchange(
     clock: IReactorTime,
     method: str,
     url: str,
-    body: bytes | None = None,
+    body: Body = None,
     *,
     seconds: float,
     limit: int,
+    content_type: str = "application/json",
 ) -> Pieces:
     """Send one request and read its answer.
 
+    :param content_type: of `body`.
     :param seconds: for all of it.
     :param limit: bytes that the answer may have.
     :raises BackendUnreachable: nothing was sent.
     :raises BackendUnclear: the request may have been carried out.
     """
-    running = Deferred.fromCoroutine(_exchange(http, method, url, body, limit))
+    running = Deferred.fromCoroutine(_exchange(http, method, url, body, limit, content_type))
     late = clock.callLater(seconds, running.cancel)
     try:
         return await running
@@ -100,14 +106,18 @@ async def exchange(
             late.cancel()
 
 
-async def _exchange(http: HTTPClient, method: str, url: str, body: bytes | None, limit: int) -> Pieces:
-    headers = Headers({} if body is None else {b"Content-Type": [b"application/json"]})
+async def _exchange(http: HTTPClient, method: str, url: str, body: Body, limit: int, content_type: str) -> Pieces:
+    headers = Headers({} if body is None else {b"Content-Type": [content_type.encode("latin-1")]})
     # Unbuffered, since treq would otherwise keep every answer a second time.
     response = await http.request(method, url, data=body, headers=headers, allow_redirects=False, unbuffered=True)
     collector = _Collector(limit)
     response.deliverBody(collector)
-    content_type = (response.headers.getRawHeaders(b"Content-Type") or [b""])[0].decode("latin-1")
-    return Pieces(response.code, await collector.finished, content_type)
+
+    def told(name: bytes) -> str:
+        value: bytes = (response.headers.getRawHeaders(name) or [b""])[0]
+        return value.decode("latin-1")
+
+    return Pieces(response.code, await collector.finished, told(b"Content-Type"), told(b"Last-Modified"))
 
 
 def _is_cancelled(error: Exception) -> bool:

@@ -11,13 +11,16 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from comfygate.backend.asking import ask_at_once
 from comfygate.control.books import Books
+from comfygate.control.merged.object_info import ObjectInfo
 from comfygate.control.reconcile import MOST_DEATHS, Reconciler
 from comfygate.errors import BackendError, BackendUnreachable, GateError, JournalError
 from comfygate.failpoints import reach
 from comfygate.interfaces import IBackend, IJournal
 from comfygate.ledger import Held
 from comfygate.model import BackendAnswer, BackendState, Job, JobState
+from comfygate.offers import has_errors, is_lacking
 from comfygate.prompts import Submission, parse_submission
 from comfygate.queue import QueueFullError
 from comfygate.routing.assignment import GateRouting, expected_gpu
@@ -29,6 +32,9 @@ _BACK = {
     BackendState.STOPPING: BackendState.READY,
     BackendState.STOPPED: BackendState.READY,
 }
+
+_ASKING = 10.0
+"""Seconds that all GPUs have to say whether they can run what one cannot."""
 
 _WRITING = 60.0
 """Seconds that the disk may take to write a prompt down, before its client is told that it was not."""
@@ -43,11 +49,17 @@ class Answer:
 
 
 class Acceptance:
-    """Checks prompts, has a ComfyUI validate them, and lets them wait."""
+    """Checks prompts, has a ComfyUI validate them, and lets them wait.
+
+    :param object_info: which GPUs can run a prompt, where they differ.
+    """
 
     _log = Logger()
 
-    def __init__(self, books: Books, reconciler: Reconciler, journal: IJournal) -> None:
+    def __init__(
+        self, books: Books, reconciler: Reconciler, journal: IJournal, object_info: ObjectInfo | None = None
+    ) -> None:
+        self._object_info = object_info
         self._books = books
         self._reconciler = reconciler
         self._journal = journal
@@ -75,6 +87,8 @@ class Acceptance:
         targets = self._targets(gate, pin)
         self._check_room(len(body))
         self._reserve(submission.prompt_id)
+        if self._object_info is not None and len(targets) > 1:
+            targets = self._object_info.suitable(targets, submission.prompt)
         try:
             return await self._validated(gate, submission, targets)
         finally:
@@ -84,10 +98,14 @@ class Acceptance:
         expected = self._expected(gate, submission, targets)
         validators = self._validators(expected, targets)
         if not validators and self._books.fleet.ready((expected,)):
-            return await self._submit_at_once(gate, submission, targets, expected)
+            answer = await self._submit_at_once(gate, submission, targets, expected)
+            return await self._or_by(gate, submission, [n for n in targets if n != expected], answer)
         checked = await self._validate(validators, submission, targets)
+        if checked is not None and len(targets) > 1:
+            checked, targets = await self._elsewhere(checked, submission, targets)
         if checked is not None and checked.status != 200:
-            return checked
+            untold = [one.gpu_id for one in self._books.fleet.ready(targets) if not one.has_companion]
+            return await self._or_by(gate, submission, untold if len(untold) < len(targets) else (), checked)
         # Without anyone to validate it, ComfyUI judges it when it is handed over.
         found = {"outputs": [], "node_errors": {}} if checked is None else orjson.loads(checked.body)
         # Others were accepted meanwhile, and backends came and went.
@@ -134,10 +152,50 @@ class Acceptance:
         """What a ComfyUI says to the prompt; ``None`` if none can be asked now, and the prompt may wait for one."""
         for backend in backends:
             with contextlib.suppress(BackendUnreachable):
-                return await self._validate_on(backend, submission)
+                answer = await self._validate_on(backend, submission)
+                if not self._speaks_for_itself(backend, answer, targets):
+                    return answer
         if not self._books.queue_when_down:
             raise self._books.fleet.unavailable(targets)
         return None
+
+    async def _or_by(self, gate: GateRouting, submission: Submission, others: Sequence[int], refusal: Answer) -> Answer:
+        """What one ComfyUI has answered, or that others accept the prompt after all."""
+        if not others or refusal.status != 400 or not is_lacking(refusal.status, refusal.body):
+            return refusal
+        with contextlib.suppress(GateError):
+            answer = await self._validated(gate, submission, tuple(others))
+            if answer.status == 200:
+                return answer
+        return refusal
+
+    def _speaks_for_itself(self, backend: IBackend, answer: Answer, targets: Sequence[int]) -> bool:
+        """Whether a ComfyUI that stands in for others lacks what they are known to have."""
+        if backend.gpu_id in targets or self._object_info is None:
+            return False
+        return is_lacking(answer.status, answer.body) and not self._object_info.alike(backend.gpu_id, targets)
+
+    async def _elsewhere(
+        self, checked: Answer, submission: Submission, targets: tuple[int, ...]
+    ) -> tuple[Answer, tuple[int, ...]]:
+        """Where one ComfyUI may lack what another has, ask all.
+
+        :return: the best answer, and who gives it; `checked` and `targets`, if nobody has what is missing.
+        """
+        if not (submission.names_temporary_files or is_lacking(checked.status, checked.body)):
+            return checked, targets
+        if self._object_info is not None:
+            self._object_info.doubt(targets)
+        questions = {
+            backend.gpu_id: self._validate_on(backend, submission)
+            for backend in self._books.fleet.ready(targets)
+            if backend.has_companion
+        }
+        told = await ask_at_once(self._books.clock, questions, seconds=_ASKING)
+        accepted = {gpu_id: answer for gpu_id, answer in told.answers.items() if answer.status == 200}
+        whole = {gpu_id: answer for gpu_id, answer in accepted.items() if not has_errors(answer.body)}
+        found = whole or accepted
+        return (next(iter(found.values())), tuple(found)) if found else (checked, targets)
 
     async def _validate_on(self, backend: IBackend, submission: Submission) -> Answer:
         try:

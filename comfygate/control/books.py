@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.control.polled import Polled
 from comfygate.errors import GateError, JournalError
 from comfygate.history import failed_entry
 from comfygate.interfaces import IJobListener, IStatusSource
@@ -42,6 +43,7 @@ class Books:
     :ivar flush: see :class:`comfygate.interfaces.IJournal`.
     :ivar removing: ids that a backend is being told to take out of its queue.
     :ivar last_words: what clients were told of the ends of prompts.
+    :ivar polled: prompts that stay in listings for a moment after their end.
     :ivar recalling: ids that are being taken back into our queue; whoever does that finds out where they are.
     :ivar recalled: ids that a backend was told to give back, and nobody knows whether it did: if they are gone from
         its queue, they wait with us again.
@@ -74,6 +76,7 @@ class Books:
         self.removing: set[str] = set()
         self.unwanted: set[str] = set()
         self.last_words = LastWords()
+        self.polled = Polled(clock)
         self.recalling: set[str] = set()
         self.recalled: set[str] = set()
         self.draining: set[int] = set()
@@ -87,6 +90,7 @@ class Books:
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
         ledger.subscribe(self)
+        ledger.subscribe(self.polled)
 
     def job_changed(
         self, job: Job, state: JobState, gpu_id: int | None, reason: str | None, record: bytes | None

@@ -17,6 +17,7 @@ from comfygate.history import refusal
 from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
 from comfygate.model import BackendAnswer, BackendState, BackendView, JobState
+from comfygate.offers import is_lacking
 from comfygate.routing.assignment import next_choice
 
 _REST = 1.0
@@ -109,6 +110,8 @@ class Dispatcher:
         if answer.status == 200:
             self._ledger.hold(held.job, held.gpu_id, JobState.PENDING)
             self._reconciler.look(held.gpu_id)
+        elif answer.status == 400 and self._lacks(held, answer):
+            self._send_elsewhere(held, answer)
         elif answer.status == 400:
             self._log.error(
                 "GPU {gpu_id} refuses {prompt_id}, which was accepted: {body}",
@@ -119,6 +122,25 @@ class Dispatcher:
             self._books.fail(held.job.prompt_id, f"GPU {held.gpu_id} refused it: {refusal(answer.body)}")
         else:
             self._look_up(held, f"answered {answer.status}")
+
+    def _lacks(self, held: Held, answer: BackendAnswer) -> bool:
+        """Whether another GPU may have what this one lacks."""
+        return is_lacking(answer.status, answer.body) and len(self._others(held)) > 0
+
+    def _others(self, held: Held) -> frozenset[int]:
+        return frozenset(gpu_id for gpu_id in held.job.targets if gpu_id != held.gpu_id and gpu_id in self._books.fleet)
+
+    def _send_elsewhere(self, held: Held, answer: BackendAnswer) -> None:
+        self._log.warn(
+            "{prompt_id} waits for another GPU: GPU {gpu_id} refuses it: {reason}",
+            prompt_id=held.job.prompt_id,
+            gpu_id=held.gpu_id,
+            reason=refusal(answer.body),
+        )
+        others = self._others(held)
+        job = self._ledger.put_back(held.job.prompt_id, attempts=held.job.attempts, deaths=held.job.deaths)
+        expected = job.expected if job.expected in others else min(others)
+        self._ledger.relocate(evolve(job, targets=others, expected=expected))
 
     def _put_back(self, held: Held, reason: str) -> None:
         if self._ledger.is_current(held):

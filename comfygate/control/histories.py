@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 
 import orjson
 from attrs import frozen
 
+from comfygate.backend.asking import ask_at_once
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, GateError, JournalError
-from comfygate.history import encoded, ended_at
+from comfygate.history import encoded, ended_at, outcome
 from comfygate.interfaces import IBackend, IJournal
+from comfygate.ledger import Held
 from comfygate.routing.assignment import GateRouting
+
+_ASKING = 30.0
+"""Seconds that ComfyUIs have to tell their histories."""
 
 
 @frozen
@@ -34,12 +40,15 @@ class Histories:
     What ends on a ComfyUI of our own is in the journal a moment later; asked
     itself is it only about prompts whose last event was just seen.  Others'
     ComfyUIs also run what did not come through us, and are always asked.
+
+    :ivar forgotten: called when entries were dropped: of these GPUs, these or all.
     """
 
     def __init__(self, books: Books, journal: IJournal) -> None:
         self._books = books
         self._ledger = books.ledger
         self._journal = journal
+        self.forgotten: Callable[[tuple[int, ...], tuple[str, ...] | None], None] = lambda gpu_ids, prompt_ids: None
 
     async def one(self, gate: GateRouting, prompt_id: str) -> Iterator[bytes]:
         """GET /history/{id}: ``{id: entry}``, or ``{}`` if the prompt has not ended or is not known on these GPUs.
@@ -47,28 +56,58 @@ class Histories:
         :return: JSON in pieces.
         :raises GateError: 502 or 503, if who should know cannot be asked now.
         """
-        entry = await self._one(gate, prompt_id)
+        entry = await self.entry(gate, prompt_id)
         return iter((b"{}",)) if entry is None else _object([_Entry(prompt_id, 0.0, entry)])
 
+    async def entry(self, gate: GateRouting, prompt_id: str) -> bytes | None:
+        """How a prompt ended, in JSON; ``None`` if it has not, or is not known on these GPUs.
+
+        Between its acceptance and its end a prompt is listed, and from its end on it is here: one that ends while
+        ComfyUI is asked is asked for once more.
+
+        :raises GateError: 502 or 503, if who should know cannot be asked now.
+        """
+        going = self._is_going(prompt_id)
+        if going:
+            self._books.polled.asked(prompt_id)
+        entry = await self._one(gate, prompt_id)
+        if entry is None and going and not self._is_going(prompt_id):
+            entry = await self._one(gate, prompt_id)
+        if entry is not None:
+            self._books.polled.told(prompt_id)
+        return entry
+
+    def _is_going(self, prompt_id: str) -> bool:
+        return prompt_id in self._ledger.waiting or self._ledger.held(prompt_id) is not None
+
     async def newest(self, gate: GateRouting, most: int | None, offset: int | None) -> Iterator[bytes]:
-        """GET /history: entries by id, the newest last.
+        """GET /history: entries by id, the newest last, in JSON in pieces; see :meth:`entries`."""
+        return _object(await self._entries(gate, most, offset))
+
+    async def entries(self, gate: GateRouting, most: int | None, offset: int | None) -> list[tuple[str, bytes]]:
+        """How prompts ended on a gate's GPUs, the newest last: (prompt_id, entry in JSON).
 
         :param most: how many, the newest if there is no `offset`; ``None`` for all.
         :param offset: how many of the oldest to leave out.
-        :return: JSON in pieces.
         :raises GateError: 502 or 503, as :meth:`one`.
         """
+        return [(entry.prompt_id, entry.text) for entry in await self._entries(gate, most, offset)]
+
+    async def _entries(self, gate: GateRouting, most: int | None, offset: int | None) -> list[_Entry]:
         wanted = most if offset is None or offset < 0 else None
         try:
             kept = await self._journal.histories(gate.gpu_ids, wanted)
         except JournalError as error:
             raise _unreadable(error) from None
         found = {prompt_id: _Entry(prompt_id, ended, text) for prompt_id, ended, text in kept}
-        for backend in self._books.fleet.ready(gate.gpu_ids):
-            for entry in await self._of_backend(backend, wanted):
-                found.setdefault(entry.prompt_id, entry)
+        questions = {one.gpu_id: self._of_backend(one, wanted) for one in self._books.fleet.ready(gate.gpu_ids)}
+        told = await ask_at_once(self._books.clock, questions, seconds=_ASKING)
+        for gpu_id, failure in told.failures.items():
+            raise _silent(gpu_id, failure)
+        for entry in chain.from_iterable(told.answers.values()):
+            found.setdefault(entry.prompt_id, entry)
         entries = sorted(found.values(), key=lambda entry: entry.ended)
-        return _object(_cut(entries, most, offset))
+        return _cut(entries, most, offset)
 
     async def forget(self, gate: GateRouting, prompt_ids: Iterable[str] | None) -> None:
         """POST /history: drop these entries, or all, of the gate's GPUs.
@@ -80,6 +119,7 @@ class Histories:
             for backend in self._books.fleet.ready(gate.gpu_ids):
                 await self._books.fleet.client(backend.gpu_id).forget(prompt_ids)
             await self._journal.forget_histories(gate.gpu_ids, prompt_ids)
+            self.forgotten(gate.gpu_ids, prompt_ids)
         except JournalError as error:
             raise _unreadable(error) from None
         except BackendError as error:
@@ -91,9 +131,37 @@ class Histories:
         if prompt_id in self._ledger.waiting or gpu_id not in (None, *gate.gpu_ids):
             return None
         entry = None if held else await self._kept(prompt_id)
-        for backend in self._books.fleet.ready(gate.gpu_ids if gpu_id is None else (gpu_id,)):
-            entry = entry or await self._ask(backend, prompt_id)
+        if entry is not None:
+            return entry
+        entry = await self._asked_of(gate.gpu_ids if gpu_id is None else (gpu_id,), prompt_id)
+        if held is not None and entry is not None:
+            self._note_end(held, entry)
         return entry
+
+    def _note_end(self, held: Held, entry: bytes) -> None:
+        """ComfyUI moves a prompt from its queue to its history in one step: what is here is in every listing now."""
+        now = self._ledger.held(held.job.prompt_id)
+        if now is not None and (now.gpu_id, now.job.attempts) == (held.gpu_id, held.job.attempts):
+            try:
+                end = outcome(orjson.loads(entry))
+            except orjson.JSONDecodeError:  # it holds NaN: whoever looks next notes it
+                return
+            self._ledger.end(held.job.prompt_id, end.state, end.reason, entry)
+            self._books.changed()
+
+    async def _asked_of(self, gpu_ids: Iterable[int], prompt_id: str) -> bytes | None:
+        """What those of these GPUs say that serve requests now; they are asked at the same time."""
+        backends = self._books.fleet.ready(gpu_ids)
+        if len(backends) == 1:
+            return await self._ask(backends[0], prompt_id)
+        questions = {one.gpu_id: one.client.history(prompt_id) for one in backends if one.client is not None}
+        told = await ask_at_once(self._books.clock, questions, seconds=_ASKING, rest=0)
+        for entry in told.answers.values():
+            if entry is not None:
+                return encoded(entry)
+        for gpu_id, error in told.failures.items():
+            raise _silent(gpu_id, error)
+        return None
 
     async def _kept(self, prompt_id: str) -> bytes | None:
         try:
@@ -105,19 +173,17 @@ class Histories:
         try:
             entry = await self._books.fleet.client(backend.gpu_id).history(prompt_id)
         except BackendError as error:
-            raise _silent(backend, error) from None
+            raise _silent(backend.gpu_id, error) from None
         return None if entry is None else encoded(entry)
 
     async def _of_backend(self, backend: IBackend, newest: int | None) -> list[_Entry]:
         if backend.owned and self._journal.lasting:
             held = (one.job.prompt_id for one in self._ledger.held_by(backend.gpu_id))
             ids = [prompt_id for prompt_id in held if self._ledger.is_finished(prompt_id)]
-            found = [(prompt_id, await self._ask(backend, prompt_id)) for prompt_id in ids]
-            return [_Entry(prompt_id, math.inf, text) for prompt_id, text in found if text is not None]
-        try:
-            listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
-        except BackendError as error:
-            raise _silent(backend, error) from None
+            client = self._books.fleet.client(backend.gpu_id)
+            told = [(prompt_id, await client.history(prompt_id)) for prompt_id in ids]
+            return [_Entry(prompt_id, math.inf, encoded(entry)) for prompt_id, entry in told if entry is not None]
+        listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
         return [_Entry(prompt_id, ended_at(entry), encoded(entry)) for prompt_id, entry in listed.items()]
 
 
@@ -137,8 +203,8 @@ def _object(entries: Iterable[_Entry]) -> Iterator[bytes]:
     yield b"{}" if separator == b"{" else b"}"
 
 
-def _silent(backend: IBackend, error: BackendError) -> GateError:
-    message = f"GPU {backend.gpu_id} did not tell its history"
+def _silent(gpu_id: int, error: BackendError) -> GateError:
+    message = f"GPU {gpu_id} did not tell its history"
     return GateError(502, "backend_failed", message, str(error), retry_after=1)
 
 

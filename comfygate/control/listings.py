@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import orjson
+from attrs import evolve
 
 from comfygate.control.books import Books
 from comfygate.control.replies import joined
 from comfygate.interfaces import IBackend
 from comfygate.ledger import Listing
+from comfygate.model import Job
 from comfygate.routing.assignment import GateRouting
 
 
@@ -37,21 +39,36 @@ class Listings:
         return sum(self._ledger.remaining(gpu_id) for gpu_id in gate.gpu_ids)
 
     def queue(self, gate: GateRouting) -> Iterator[bytes]:
-        """GET /queue: ``{"queue_running": […], "queue_pending": […]}``, and ``gpu_id`` on a GPU's port.
+        """GET /queue: ``{"queue_running": […], "queue_pending": […]}``, in the order in which they run.
 
-        Also while none of its GPUs serves requests: the jobs that wait for one are with us.
+        Then follows where they are: ``gpu_id`` on a GPU's port, ``gpu_ids`` by prompt_id over several.  Also while
+        none of its GPUs serves requests: the jobs that wait for one are with us.
 
         :return: JSON in pieces.
         """
-        listings = [self._ledger.listing(gpu_id) for gpu_id in gate.gpu_ids]
-        return self._queue(listings, gate.gpu_ids)
+        where: dict[str, object]
+        if len(gate.gpu_ids) == 1:
+            where = {"gpu_id": gate.gpu_ids[0]}
+        else:
+            owners = self._ledger.owners(gate.gpu_ids)
+            owners.update((job.prompt_id, gpu_id) for gpu_id in gate.gpu_ids for job in self._lingering(gpu_id))
+            where = {"gpu_ids": owners}
+        return self._queue(self._listing(*gate.gpu_ids), where)
 
-    def _queue(self, listings: list[Listing], gpu_ids: tuple[int, ...]) -> Iterator[bytes]:
+    def _queue(self, listing: Listing, where: dict[str, object]) -> Iterator[bytes]:
         yield b'{"queue_running":'
-        yield from joined(item for listing in listings for item in listing.running)
+        yield from joined(listing.running)
         yield b',"queue_pending":'
-        yield from joined(item for listing in listings for item in listing.pending)
-        yield b',"gpu_id":%d}' % gpu_ids[0] if len(gpu_ids) == 1 else b"}"
+        yield from joined(listing.pending)
+        yield b"," + orjson.dumps(where)[1:]
+
+    def _lingering(self, gpu_id: int) -> tuple[Job, ...]:
+        return self._books.polled.lingering(gpu_id)
+
+    def _listing(self, *gpu_ids: int) -> Listing:
+        listing = self._ledger.listing(*gpu_ids)
+        over = tuple(job.item for gpu_id in gpu_ids for job in self._lingering(gpu_id))
+        return evolve(listing, running=over + listing.running) if over else listing
 
     def all(self) -> Iterator[bytes]:
         """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals."""

@@ -18,6 +18,7 @@ from comfygate.control.fields import body_of, deleted_in, object_of, text_in, wh
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.listings import Listings
+from comfygate.control.merged.routes import MergedRoutes
 from comfygate.control.metrics import Metrics
 from comfygate.control.operator import OperatorRoutes
 from comfygate.control.replies import Reply, Stream, respond
@@ -37,6 +38,7 @@ class Control:
     """What the routes answer with.
 
     :ivar operations: what only the operator may ask for.
+    :ivar merged: what several GPUs answer as one.
     """
 
     books: Books
@@ -49,6 +51,7 @@ class Control:
     readings: Readings
     metrics: Metrics
     operations: OperatorRoutes
+    merged: MergedRoutes
     page: StatusPage = field(factory=StatusPage.load)
 
     def endpoint(self, method: bytes, path: bytes) -> Endpoint:
@@ -76,7 +79,7 @@ class Control:
         if found is None and path in self.page and method in (b"GET", b"HEAD"):
             found = self.page.get
         if found is None:
-            found = self.operations.endpoint(method, path)
+            found = self.merged.endpoint(method, path) or self.operations.endpoint(method, path)
         if found is None:
             raise GateError(404, "not_found", f"There is no {path.decode(errors='replace')} here")
         return found

@@ -90,7 +90,7 @@ async def shielded(doing: Deferred[T]) -> T:
         if not waiting.called:
             waiting.callback(result)
         elif isinstance(result, Failure):
-            Work.log.failure("what an operator asked for, who has left, failed", result)
+            Work.log.failure("what was asked for by somebody who has left failed", result)
 
     doing.addBoth(over)
     return await waiting

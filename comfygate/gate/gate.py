@@ -12,18 +12,25 @@ from comfygate.backend.fleet import Fleet
 from comfygate.backend.writer import UserWriter
 from comfygate.bucket import Buckets
 from comfygate.errors import GateError
+from comfygate.files import file_of_request
 from comfygate.gate.bridge import Bridges
+from comfygate.gate.places import Places
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.site import Decision, IGateSite, Relay, Upgrade
 from comfygate.gate.uploads import Turn, UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.http1 import Headers, RequestHead
 from comfygate.interfaces import IBackend
+from comfygate.model import BackendState
 from comfygate.origin import same_origin
 from comfygate.routes import Kind, Metering, Route, classify
+from comfygate.routing.home import home
 
 GATE_HEADER = b"X-ComfyGate-Gate"
 """Tells the control plane which gate a request came through; no client can set it."""
+
+CONTENT_TYPE_HEADER = b"X-ComfyGate-Content-Type"
+"""Tells the control plane what an upload is; it must not parse one by itself."""
 
 # What the gate says itself, or must not be said by a client.
 _NOT_PASSED = frozenset({b"origin", GATE_HEADER.lower()})
@@ -38,8 +45,8 @@ _OUR_SILENCE = 60.0
 class GateFacts:
     """How one port behaves.
 
-    :ivar gpu_ids: its set, in order; the first that is READY gets what is
-        relayed.
+    :ivar gpu_ids: its set, in order.  What is relayed goes to the GPU at
+        which a client is at home.
     :ivar by_client: whether each client address has a bucket of its own.
     :ivar max_wait: seconds that a request may wait for a token.
     :ivar max_prompt: bytes of a body that the control plane reads whole.
@@ -66,6 +73,7 @@ class Gate:
     :param control: connections to the control plane.
     :param uploads: where the uploads of all ports end.
     :param writer: who answers for the user folder, for all ports.
+    :param places: where files lie.
     :ivar bridges: the WebSockets of this port.
     """
 
@@ -79,6 +87,7 @@ class Gate:
         bridges: Bridges,
         uploads: UploadRoom,
         writer: UserWriter,
+        places: Places,
         clock: IReactorTime,
     ) -> None:
         self.bridges = bridges
@@ -87,6 +96,7 @@ class Gate:
         self._control = control
         self._uploads = uploads
         self._writer = writer
+        self._places = places
         self._clock = clock
         self._buckets = Buckets(facts.rate, facts.burst)
         self._take_on(facts)
@@ -109,8 +119,9 @@ class Gate:
         route = classify(head.method, head.path, several=self._several)
         wait = self._take_token(route, peer)
         if wait:
-            return deferLater(self._clock, wait, self._decide, head, route)
-        return self._decide(head, route)
+            waiting: Deferred[None] = deferLater(self._clock, wait)
+            return waiting.addCallback(lambda _: self._decide(head, route, peer))
+        return self._decide(head, route, peer)
 
     def error_headers(self, head: RequestHead) -> Headers:
         """See :class:`comfygate.gate.site.IGateSite`."""
@@ -142,21 +153,45 @@ class Gate:
             retry_after=wait,
         )
 
-    def _decide(self, head: RequestHead, route: Route) -> Decision:
+    def _decide(self, head: RequestHead, route: Route, peer: str) -> Decision | Deferred[Decision]:
         if head.upgrade == b"websocket":
             return Upgrade(self.bridges.accept(head))
         if route.control:
-            _check_encoding(head)
-            return Relay(
-                pool=self._control,
-                host=b"comfygate",
-                only_headers=_FOR_CONTROL,
-                extra_headers=((GATE_HEADER, self.facts.name.encode("ascii")),),
-                max_body=self.facts.max_prompt,
-                backend_timeout=self._patience(route),
-                kind=route.kind,
-            )
-        backend = self._backend(route)
+            return self._to_control(head, route)
+        if self._several and route.kind is Kind.VIEW:
+            return self._to_owner(head, route, peer)
+        return self._to(self._backend(head, route, peer), route)
+
+    def _to_control(self, head: RequestHead, route: Route) -> Relay:
+        _check_encoding(head)
+        extra = [(GATE_HEADER, self.facts.name.encode("ascii"))]
+        upload = route.kind is Kind.UPLOAD
+        if upload:
+            extra.append((CONTENT_TYPE_HEADER, head.get(b"content-type") or b""))
+        return Relay(
+            pool=self._control,
+            host=b"comfygate",
+            only_headers=_FOR_CONTROL,
+            extra_headers=tuple(extra),
+            max_body=(self.facts.max_body or None) if upload else self.facts.max_prompt,
+            backend_timeout=self._patience(route),
+            kind=route.kind,
+        )
+
+    def _to_owner(self, head: RequestHead, route: Route, peer: str) -> Relay | Deferred[Decision]:
+        """A file may lie with one GPU alone; where nobody has it, anyone says so."""
+        name = file_of_request(head.target)
+        owner = None if name is None else self._places.find(name, self._fleet.ready(self.facts.gpu_ids))
+        if not isinstance(owner, Deferred):
+            return self._to(owner or self._backend(head, route, peer), route)
+
+        def found(backend: IBackend | None) -> Decision:
+            there = backend is not None and backend.state is BackendState.READY
+            return self._to(backend if there and backend else self._backend(head, route, peer), route)
+
+        return owner.addCallback(found)
+
+    def _to(self, backend: IBackend, route: Route) -> Relay:
         return Relay(
             pool=self._upstreams.pool(backend),
             host=_authority(backend.address),
@@ -167,10 +202,16 @@ class Gate:
             turn=self._turn(route, backend),
         )
 
-    def _backend(self, route: Route) -> IBackend:
+    def _backend(self, head: RequestHead, route: Route, peer: str) -> IBackend:
         if route.kind is Kind.USER:
             return self._writer.backend()
-        return self._fleet.first_ready(self.facts.gpu_ids)
+        ready = self._fleet.ready(self.facts.gpu_ids)
+        if len(ready) < 2:
+            return self._fleet.first_ready(self.facts.gpu_ids)
+        # What a custom node keeps of a client is in one process: that client always comes to the same.
+        client = b"\0".join((peer.encode(), head.get(b"user-agent") or b"", head.get(b"comfy-user") or b""))
+        chosen = home(client, tuple([backend.gpu_id for backend in ready]))
+        return next(backend for backend in ready if backend.gpu_id == chosen)
 
     def _turn(self, route: Route, backend: IBackend) -> Turn | None:
         """Uploads to our backends take turns; others have an input folder of their own."""

@@ -138,6 +138,25 @@ def _add_own_options(own: argparse._ArgumentGroup) -> None:
     add("--sim-step-seconds", type=float, default=0.05, metavar="S", help="time of one sampling step")
     add("--sim-model-seconds", type=float, default=0.5, metavar="S", help="time to load a large model file")
     add("--sim-memory", type=float, default=2.0, metavar="N", help="large model files that stay loaded at once")
+    add(
+        "--sim-node",
+        action="append",
+        default=[],
+        metavar="CLASS",
+        help="have one more class of nodes, which hands its image on; may be given several times",
+    )
+    add(
+        "--sim-model",
+        action="append",
+        default=[],
+        metavar="FOLDER/NAME",
+        help="have one more file of models; may be given several times",
+    )
+    add(
+        "--sim-newer",
+        action="store_true",
+        help="be a ComfyUI of 2026: /api/jobs, create_time, and missing_node_type for unknown classes",
+    )
     add("--sim-disk-seconds", type=float, default=0.0, metavar="S", help="time to save an upload or a user's file")
     add("--sim-start-seconds", type=float, default=0.0, metavar="S", help="time before the port opens")
     add(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -55,6 +56,8 @@ class Prompts:
         if verdict.error is not None:
             self._machine.console.say(f"invalid prompt: {verdict.error}")
             return web.json_response({"error": verdict.error, "node_errors": verdict.node_errors}, status=400)
+        if self._machine.options.sim_newer:
+            extra_data["create_time"] = int(time.time() * 1000)
         self._jobs.put((number, prompt_id, body["prompt"], extra_data, verdict.outputs))
         return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
 

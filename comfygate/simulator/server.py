@@ -12,6 +12,7 @@ from comfygate.simulator.companion import Companion
 from comfygate.simulator.files import Files
 from comfygate.simulator.info import Info, features
 from comfygate.simulator.internal import Internal
+from comfygate.simulator.job_routes import JobRoutes
 from comfygate.simulator.jobs import Jobs
 from comfygate.simulator.load import Load
 from comfygate.simulator.machine import Machine
@@ -46,6 +47,8 @@ class Server:
         app = web.Application(client_max_size=limit, middlewares=chain)
         routes = self._routes()
         app.add_subapp("/internal", Internal(self._machine, self.sockets).application())
+        if options.sim_newer:
+            routes += JobRoutes(self._jobs).routes()
         app.add_routes([web.route(route.method, "/api" + route.path, route.handler) for route in routes])
         app.add_routes(routes)
         app.add_routes([web.get("/{path:.*}", _static)])

@@ -15,8 +15,9 @@ from aiohttp import web
 
 from comfygate.simulator.console import Console
 from comfygate.simulator.folders import from_options
+from comfygate.simulator.image_nodes import add_image_node
 from comfygate.simulator.machine import Machine
-from comfygate.simulator.models import ModelMemory
+from comfygate.simulator.models import FILES, ModelMemory
 from comfygate.simulator.server import Server
 
 
@@ -37,6 +38,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> NoReturn:
     folders.wipe_temp()
     folders.create()
     _pass_start(options, Path(folders.temp).parent)
+    _add_models_and_nodes(options)
     console = Console(sys.stdout if options.log_stdout else sys.stderr)
     memory = ModelMemory(options.sim_memory, options.sim_model_seconds)
     machine = Machine(options, folders, console, memory, arguments=arguments)
@@ -51,6 +53,17 @@ def run(options: argparse.Namespace, arguments: list[str]) -> NoReturn:
     folders.wipe_temp()
     # The worker may be in the middle of a node; it ends with the process.
     os._exit(0)
+
+
+def _add_models_and_nodes(options: argparse.Namespace) -> None:
+    """What this one has and others may not have."""
+    for model in options.sim_model:
+        folder, _, name = model.partition("/")
+        if folder not in FILES or not name:
+            sys.exit(f"--sim-model: {model} is not FOLDER/NAME with one of the folders {', '.join(FILES)}")
+        FILES[folder].append(name)
+    for name in options.sim_node:
+        add_image_node(name)
 
 
 async def _serve(machine: Machine) -> None:

@@ -42,7 +42,7 @@ def validate(machine: Machine, prompt: Any, targets: Any = None) -> Verdict:
     """
     outputs: list[str] = []
     for node_id in prompt:
-        kind, error = _known_class(prompt[node_id], node_id)
+        kind, error = _known_class(machine, prompt[node_id], node_id)
         if kind is None:
             return Verdict(error, [], {})
         if kind.is_output and (targets is None or node_id in targets):
@@ -52,12 +52,16 @@ def validate(machine: Machine, prompt: Any, targets: Any = None) -> Verdict:
     return _judge(Check(machine, prompt), outputs)
 
 
-def _known_class(node: Any, node_id: str) -> tuple[Node | None, dict[str, Any] | None]:
+def _known_class(machine: Machine, node: Any, node_id: str) -> tuple[Node | None, dict[str, Any] | None]:
     where = f"Node ID '#{node_id}'"
     if "class_type" not in node:
         message = "Cannot execute because a node is missing the class_type property."
         return None, refusal("invalid_prompt", message, where)
     kind = NODES.get(node["class_type"])
+    if kind is None and machine.options.sim_newer:
+        message = f"Node '{node['class_type']}' not found. The custom node may not be installed."
+        extra = {"node_id": node_id, "class_type": node["class_type"], "node_title": node["class_type"]}
+        return None, refusal("missing_node_type", message, where) | {"extra_info": extra}
     if kind is None:
         message = f"Cannot execute because node {node['class_type']} does not exist."
         return None, refusal("invalid_prompt", message, where)

@@ -37,11 +37,13 @@ class Target:
     """Something that must behave like a ComfyUI.
 
     :ivar gpu_id: what a gate adds to some answers; None for a ComfyUI itself.
+    :ivar gpus: how many ComfyUIs there are.  Of several, that of `gpu_id` gets all prompts, so that one runs at a time.
     """
 
     name: str
     base_url: str
     gpu_id: int | None = None
+    gpus: int = 1
 
     @property
     def is_gate(self) -> bool:
@@ -57,13 +59,20 @@ class Target:
 
     @property
     def extra(self) -> dict[str, Any]:
-        """What a gate adds to the answers of POST /prompt and GET /queue."""
+        """What a gate adds to the answer of POST /prompt."""
         return {"gpu_id": self.gpu_id} if self.is_gate else {}
+
+    @property
+    def queue_extra(self) -> dict[str, Any]:
+        """What a gate adds to the answer of GET /queue, while that is empty."""
+        return self.extra if self.gpus == 1 else {"gpu_ids": {}}
 
     def request(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
         """Send one request; a body that is not bytes goes out as JSON."""
         if body is not None and not isinstance(body, bytes):
             body = json.dumps(body).encode()
+        if self.gpus > 1 and path.endswith("/prompt"):
+            headers = {"X-Target-GPU": str(self.gpu_id), **(headers or {})}
         connection = http.client.HTTPConnection(self.host, timeout=LIMIT)
         try:
             connection.request(method, path, body, headers or {})

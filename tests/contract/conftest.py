@@ -74,16 +74,23 @@ def real_python() -> str:
 
 
 @contextlib.contextmanager
-def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable) -> Iterator[Target]:
-    """A GPU's port, on a daemon whose ComfyUI is started as the direct targets are."""
+def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable, *, gpus: int = 1) -> Iterator[Target]:
+    """A GPU's port, on a daemon whose ComfyUI is started as the direct targets are; the hub, if there are several."""
     config = (
-        f"comfyui = {comfyui}\npython = {python}\ndevices = cpu*1\nrate = 0\nmax_prompt = 2M\n"
+        f"comfyui = {comfyui}\npython = {python}\ndevices = cpu*{gpus}\nrate = 0\nmax_prompt = 2M\n"
         f"input_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\narguments = --max-upload-size 2\n"
     )
     for each in ("input", "output"):
         (folder / each).mkdir()
-    with gateway.running(folder, config, gpus=1) as daemon:
-        yield Target("gate", f"http://127.0.0.1:{daemon.ports[0]}", gpu_id=0)
+    with gateway.running(folder, config, gpus=gpus) as daemon:
+        port = daemon.ports[0] if gpus == 1 else daemon.hub
+        yield Target("gate" if gpus == 1 else "hub", f"http://127.0.0.1:{port}", gpu_id=0, gpus=gpus)
+
+
+@contextlib.contextmanager
+def hub(folder: Path) -> Iterator[Target]:
+    with gate(folder, gpus=2) as target:
+        yield target
 
 
 @contextlib.contextmanager
@@ -99,7 +106,7 @@ DIRECT: dict[str, Start] = {"simulator": simulator}
 if os.environ.get("COMFYUI_HOME"):
     DIRECT["real"] = real
 
-TARGETS: dict[str, Start] = {**DIRECT, "gate": gate}
+TARGETS: dict[str, Start] = {**DIRECT, "gate": gate, "hub": hub}
 """Everything that must look like one."""
 if os.environ.get("COMFYUI_HOME"):
     TARGETS["real-gate"] = real_gate

@@ -20,7 +20,7 @@ def started(comfyui: Target, count: int = 1) -> list[str]:
 
 
 def test_an_idle_queue(comfyui: Target) -> None:
-    assert comfyui.get("/queue").json == {"queue_running": [], "queue_pending": []} | comfyui.extra
+    assert comfyui.get("/queue").json == {"queue_running": [], "queue_pending": []} | comfyui.queue_extra
     assert comfyui.get("/prompt").json == {"exec_info": {"queue_remaining": 0}}
 
 

@@ -14,16 +14,17 @@ def test_system_stats(comfyui: Target) -> None:
     told = comfyui.get("/system_stats").json
     assert set(told) == {"system", "devices"}
     assert {"os", "ram_total", "ram_free", "comfyui_version", "python_version", "argv"} <= set(told["system"])
-    (device,) = told["devices"]
-    assert set(device) == {
-        "name",
-        "type",
-        "index",
-        "vram_total",
-        "vram_free",
-        "torch_vram_total",
-        "torch_vram_free",
-    }
+    assert len(told["devices"]) == comfyui.gpus
+    for device in told["devices"]:
+        assert set(device) - ({"gpu_id"} if comfyui.gpus > 1 else set()) == {
+            "name",
+            "type",
+            "index",
+            "vram_total",
+            "vram_free",
+            "torch_vram_total",
+            "torch_vram_free",
+        }
 
 
 def test_features(comfyui: Target) -> None:

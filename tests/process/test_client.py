@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -169,6 +170,49 @@ async def test_history(server: Server) -> None:
     assert entry is not None and set(entry) == {"outputs"}
     assert b"GET /history/a%20b%2Fc HTTP/1.1" in server.received
     assert await server.client.history("other") is None
+
+
+@pytest_twisted.ensureDeferred
+async def test_any_question(server: Server) -> None:
+    server.answers(b"None", b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\n")
+    answer = await server.client.ask("GET", "/api/x%20y?z=1", seconds=5)
+    assert (answer.status, answer.body, answer.content_type) == (404, b"None", "text/plain")
+    assert b"GET /api/x%20y?z=1 HTTP/1.1" in server.received
+    with pytest.raises(BackendUnclear, match="more than 3 bytes"):
+        await server.client.ask("POST", "/", b"{}", seconds=5, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("status", "field", "modified"),
+    [
+        (b"200 OK", b"Last-Modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 784111777.0),
+        (b"200 OK", b"Last-Modified: yesterday\r\n", 0.0),
+        (b"200 OK", b"", 0.0),
+        (b"500 No", b"", 0.0),
+        (b"404 No", b"", None),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_when_a_file_was_changed(server: Server, status: bytes, field: bytes, modified: float | None) -> None:
+    message = b"HTTP/1.1 %s\r\n%sContent-Length: 100\r\n\r\n" % (status, field)
+    server.answer = lambda wire: wire.transport.write(message)
+    for _ in range(2):
+        assert await server.client.modified("/view?filename=x", 5) == modified
+    assert server.received.startswith(b"HEAD /view?filename=x HTTP/1.1")
+    assert len(server.connections) == 1
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_file_goes_as_it_is(server: Server) -> None:
+    content = io.BytesIO(b"x" * 1_000_000)
+    server.answer = lambda wire: (
+        len(server.received) > 1_000_000 and wire.transport.write(OK + b"Content-Length: 0\r\n\r\n")
+    )
+    answer = await server.client.upload("/upload/mask", "multipart/form-data; boundary=x", content, 5)
+    head, _, body = server.received.partition(b"\r\n\r\n")
+    assert (answer.status, body, content.closed) == (200, b"x" * 1_000_000, True)
+    assert b"Content-Type: multipart/form-data; boundary=x" in head.split(b"\r\n")
+    assert b"Content-Length: 1000000" in head.split(b"\r\n")
 
 
 @pytest.mark.parametrize(

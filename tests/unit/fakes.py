@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 from attrs import define, field, frozen
@@ -24,7 +24,7 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener, IJournal
 from comfygate.ledger import Ledger
-from comfygate.model import BackendQueue, BackendState, Job, JobState, Progress, QueueItem, RestartCause
+from comfygate.model import BackendAnswer, BackendQueue, BackendState, Job, JobState, Progress, QueueItem, RestartCause
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.interrupts import LedgerLookup
@@ -47,6 +47,8 @@ class FakeClient:
     :ivar pause: what every answer waits for.
     :ivar before: called before an answer, by the method's name; may raise.
     :ivar after: called when it is done, by the method's name.
+    :ivar says: what it answers to other questions, by path.
+    :ivar files: when the files were changed that it has, by the target that asks for them.
     """
 
     items: list[Any] = field(factory=list)
@@ -61,6 +63,9 @@ class FakeClient:
     asked: list[str] = field(factory=list)
     pause: Deferred[None] | None = None
     before: dict[str, Callable[[], object]] = field(factory=dict)
+    says: dict[str, BackendAnswer] = field(factory=dict)
+    files: dict[str, float] = field(factory=dict)
+    uploads: list[tuple[str, bytes]] = field(factory=list)
     after: dict[str, Callable[[], object]] = field(factory=dict)
 
     async def validate(self, body: bytes) -> FakeAnswer:
@@ -111,6 +116,19 @@ class FakeClient:
 
     async def free(self) -> None:
         await self._ready("free")
+
+    async def ask(self, method: str, target: str, body: bytes | None = None, **bounds: Any) -> BackendAnswer:
+        await self._ready(f"{method} {target}")
+        return self.says.get(target.partition("?")[0], BackendAnswer(404, b"404: Not Found", "text/plain"))
+
+    async def modified(self, target: str, seconds: float) -> float | None:
+        await self._ready(f"HEAD {target}")
+        return self.files.get(target)
+
+    async def upload(self, target: str, content_type: str, content: BinaryIO, seconds: float) -> BackendAnswer:
+        await self._ready(f"POST {target}")
+        self.uploads.append((content_type, content.read()))
+        return BackendAnswer(200, b'{"name": "x.png"}', "application/json")
 
     async def _ready(self, method: str) -> None:
         self.asked.append(method)

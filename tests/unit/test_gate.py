@@ -12,7 +12,8 @@ from twisted.internet.task import Clock
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.writer import UserWriter
 from comfygate.errors import GateError
-from comfygate.gate.gate import GATE_HEADER, Gate, GateFacts
+from comfygate.gate.gate import CONTENT_TYPE_HEADER, GATE_HEADER, Gate, GateFacts
+from comfygate.gate.places import Places
 from comfygate.gate.site import Relay, Upgrade
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
@@ -75,6 +76,7 @@ class Port:
             bridges=FakeBridges(),  # type: ignore[arg-type]
             uploads=UploadRoom(self.clock),  # type: ignore[arg-type]
             writer=UserWriter(fleet),
+            places=Places(fleet, self.clock),  # type: ignore[arg-type]
             clock=self.clock,  # type: ignore[arg-type]
         )
 
@@ -112,11 +114,71 @@ def test_everything_else_goes_to_the_gates_backend_with_a_host_that_it_accepts()
     assert port.ask("GET /").pool is decision.pool
 
 
-def test_the_hub_relays_to_the_first_that_is_ready() -> None:
+def test_on_the_hub_a_client_comes_to_one_gpu_as_long_as_that_is_there() -> None:
     port = Port(name="hub", gpu_ids=(0, 1, 2))
-    assert port.ask("GET /").pool.name == "GPU 0"
+    agents = [f"browser {n}" for n in range(30)]
+
+    def homes() -> dict[str, str]:
+        return {agent: port.ask("GET /mine", **{"User-Agent": agent}).pool.name for agent in agents}
+
+    before = homes()
+    assert homes() == before
+    assert set(before.values()) == {"GPU 0", "GPU 1", "GPU 2"}
     port.backends[0].become(BackendState.DOWN)
-    assert port.ask("GET /").pool.name == "GPU 1"
+    moved = homes()
+    assert {agent for agent in agents if moved[agent] != before[agent]} == {
+        agent for agent in agents if before[agent] == "GPU 0"
+    }
+    port.backends[0].become(BackendState.READY)
+    assert homes() == before
+    assert len({port.ask("GET /mine", peer=f"192.0.2.{n}").pool.name for n in range(30)}) == 3
+
+
+def test_what_several_gpus_answer_together_goes_to_the_control_plane_of_the_hub_alone() -> None:
+    hub, port = Port(name="hub", gpu_ids=(0, 1, 2), rate=0), Port(rate=0)
+    for line in (
+        "GET /system_stats",
+        "HEAD /api/object_info",
+        "GET /object_info/KSampler",
+        "GET /features",
+        "POST /free",
+        "GET /api/jobs?limit=3",
+        "GET /api/jobs/x",
+        "POST /api/jobs/x/cancel",
+        "POST /api/jobs/cancel",
+        "POST /upload/mask",
+    ):
+        assert hub.ask(line).pool is hub.control, line
+        assert port.ask(line).pool.name == "GPU 1", line
+    for line in (
+        "GET /jobs",
+        "POST /jobs/cancel",
+        "POST /object_info",
+        "GET /free",
+        "POST /api/jobs/a/b",
+        "GET /jobsx",
+    ):
+        assert hub.ask(line).pool is not hub.control, line
+
+
+def test_a_mask_is_as_large_as_an_upload_and_says_what_it_is_without_being_parsed() -> None:
+    port = Port(name="hub", gpu_ids=(0, 1, 2), max_body=5000)
+    relay = port.ask("POST /upload/mask", **{"Content-Type": "multipart/form-data; boundary=x"})
+    assert relay.max_body == 5000 and b"content-type" not in relay.only_headers
+    assert (CONTENT_TYPE_HEADER, b"multipart/form-data; boundary=x") in relay.extra_headers
+
+
+def test_a_temporary_file_is_asked_of_the_gpu_that_has_it() -> None:
+    port = Port(name="hub", gpu_ids=(0, 1, 2))
+    port.backends[2].client.files["/view?filename=a.png&type=temp&subfolder="] = 5.0
+    for line in ("GET /view?filename=a.png&type=temp", "HEAD /api/view?preview=x&type=temp&filename=a.png"):
+        decision = port.ask(line)
+        if isinstance(decision, Deferred):
+            decision = decision.result
+        assert decision.pool.name == "GPU 2"
+    home = port.ask("GET /view?filename=a.png").pool.name
+    assert home == port.ask("GET /").pool.name
+    assert port.ask("GET /view?filename=b.png&type=temp").result.pool.name == "GPU 0"
     assert port.ask("GET /history/x").pool is port.control
 
 

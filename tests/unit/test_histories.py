@@ -6,12 +6,13 @@ from typing import Any
 
 import orjson
 import pytest
+from twisted.internet.defer import Deferred
 
 from comfygate.errors import BackendUnreachable, GateError
 from comfygate.model import BackendState
 from comfygate.routing.assignment import GateRouting
 from tests.unit.fakes import House, new_id, raising
-from tests.unit.test_control import now, submit
+from tests.unit.test_control import later, now, submit
 
 
 def one(house: House, gate: GateRouting, prompt_id: str) -> dict[str, Any]:
@@ -121,3 +122,26 @@ def test_a_negative_offset_asks_the_journal_for_no_more_than_is_wanted(monkeypat
     )
     assert listed(house, house.hub, 2, -1) == ids[1:]
     assert asked == [2]
+
+
+def test_what_was_told_of_one_prompt_is_in_the_list_from_then_on() -> None:
+    house = House()
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    house.backends[0].client.finish()
+    assert listed(house, house.hub) == []
+    assert list(one(house, house.hub, prompt_id)) == [prompt_id]
+    assert listed(house, house.hub) == [prompt_id]
+    assert house.ledger.held(prompt_id) is None
+
+
+def test_those_of_a_port_are_asked_at_the_same_time() -> None:
+    house = House(gpus=3)
+    house.backends[0].client.pause = Deferred()
+    _, results = later(house.histories.one(house.hub, new_id()))
+    assert [backend.client.asked.count("history") for backend in house.backends] == [1, 1, 1]
+    house.backends[0].client.pause.callback(None)
+    assert list(results[0]) == [b"{}"]
+    house.backends[1].client.before["history"] = raising(BackendUnreachable("refused"))
+    with pytest.raises(GateError) as caught:
+        now(house.histories.one(house.hub, new_id()))
+    assert caught.value.status == 502 and "GPU 1" in caught.value.message

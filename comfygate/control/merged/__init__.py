@@ -1,0 +1,1 @@
+"""What several ComfyUIs answer as one."""
