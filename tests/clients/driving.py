@@ -124,7 +124,7 @@ def text_to_image(seed: int | None = None) -> Prompt:
             "KSampler",
             {
                 "seed": picked,
-                "steps": 6,
+                "steps": 4,
                 "cfg": 8.0,
                 "sampler_name": "euler",
                 "scheduler": "normal",
