@@ -51,6 +51,8 @@ class StockPage:
     def load(self, prompt: Prompt, name: str = "test") -> None:
         """Put a workflow on the canvas, as if its file had been dropped there."""
         self.window.run("app.loadApiJson(arguments[0], arguments[1])", prompt, name)
+        # A node loads its picture when it is drawn: the whole of the workflow has to be in sight.
+        self.window.run("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
     def queue(self, times: int = 1) -> None:
         """Press the button that runs the workflow."""
