@@ -1,7 +1,7 @@
 # make run, make test: all they need is Python 3.11 or later, with venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help run smoke test faults soak test-real lint docs clean
+.PHONY: help run smoke test faults soak clients test-clients test-real lint docs clean
 
 CONFIG ?= etc/demo.ini
 TESTS ?=
@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 DECLARED := setup.cfg pyproject.toml
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: .venv/installed-run ## four simulated GPUs and the hub in the foreground; Ctrl-C ends all (CONFIG=file: another configuration)
 	@exec $(BIN)/twistd -n --pidfile= comfygate --config '$(CONFIG)'
@@ -31,6 +31,13 @@ test: lint ## the whole suite (TESTS=tests/unit: a part of it; WORKERS=0: one by
 
 faults: .venv/installed-test ## only what kills, stops, fills and damages things; part of the whole suite
 	$(PYTEST) --durations=10 tests/faults
+
+clients: ## other people's ComfyUI clients, into build/clients: the tests try those that could be had
+	@echo "Installing the clients that are tried into build/clients …"
+	@'$(PYTHON)' tests/clients/install.py build/clients
+
+test-clients: .venv/installed-test clients ## published clients, unmodified, on a GPU's port and on the hub; part of the whole suite
+	$(PYTEST) --dist load tests/clients
 
 soak: .venv/installed-test ## half an hour of steady traffic: nothing may be lost, nothing may grow (MINUTES=5: shorter)
 	$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)'

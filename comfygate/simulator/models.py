@@ -10,7 +10,10 @@ from typing import NamedTuple
 from attrs import define, field
 
 FILES: dict[str, list[str]] = {
-    "checkpoints": [f"sim-{name}.safetensors" for name in ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot")],
+    "checkpoints": [
+        *(f"sim-{name}.safetensors" for name in ("alpha", "bravo", "charlie", "delta", "echo", "foxtrot")),
+        "v1-5-pruned-emaonly.safetensors",  # of ComfyUI's default workflow and examples
+    ],
     "configs": ["sim-v1.yaml"],
     "loras": ["sim-lora-ink.safetensors", "sim-lora-oil.safetensors"],
     "vae": ["sim-vae.safetensors"],

@@ -128,6 +128,14 @@ class Window:
         sent = [one["params"] for one in messages if one["method"] == "Network.requestWillBeSent"]
         return [one["request"]["url"] for one in sent if not one["request"]["url"].startswith("data:")]
 
+    def answers(self) -> list[tuple[int, str]]:
+        """Status and address of every answer since the logs were forgotten."""
+        messages: list[Mapping[str, Any]] = [
+            orjson.loads(entry["message"])["message"] for entry in self._log("performance")
+        ]
+        got = [one["params"]["response"] for one in messages if one["method"] == "Network.responseReceived"]
+        return [(one["status"], one["url"]) for one in got]
+
     def picture(self, path: Path) -> None:
         """Save the whole page as it is to be seen, in so few colours that the file is small."""
         size = self.driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
