@@ -79,6 +79,7 @@ class Adoption:
         config, books = plan.config, self.books
         books.gates = {routing.name: routing for routing in plan.routings}
         books.prefetch = config.prefetch
+        books.experience.weights = plan.weights
         books.retries = config.retries
         books.queue_when_down = config.when_down == "queue"
         books.ledger.waiting.rebound(config.max_pending, config.max_pending_bytes)

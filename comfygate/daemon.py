@@ -17,7 +17,7 @@ from comfygate.adoption import Adoption, ports_of_gpus
 from comfygate.backend.devices import nvml_uuids
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.options import Options
-from comfygate.backend.readings import Devices, Readings, call_in_thread
+from comfygate.backend.readings import Devices, Readings, call_in_thread, free_memory
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, RemainingWork
@@ -131,6 +131,9 @@ class Daemon(Service):
         in_thread = partial(call_in_thread, reactor)
         self._devices = Devices(dict(nvml_uuids(plan.devices)))
         self._readings = Readings(reactor, in_thread, self._devices, self._pids)
+        self._books.experience.weights = plan.weights
+        self._books.experience.free_memory = lambda gpu_id: free_memory(self._readings.of(gpu_id))
+        self._books.watch(self._read_memory)
         self._status = Status(self._telemetry())
         self._events = Events(self._status, reactor, self._readings.refresh)
         self._book = LogBook(reactor.callFromThread)
@@ -169,6 +172,7 @@ class Daemon(Service):
             await self._shutdown.wind_down()
         with self._log.failuresHandled("closing the ports"):
             self._failures.stop()
+            self._books.experience.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -202,6 +206,11 @@ class Daemon(Service):
 
     def _journal_facts(self) -> JournalFacts | None:
         return JournalFacts(self._journal, self._books.ledger) if isinstance(self._journal, Journal) else None
+
+    def _read_memory(self) -> None:
+        """Keep the free memory up to date while a policy looks at it."""
+        if any(getattr(gate.policy, "reads_memory", False) for gate in self._books.gates.values()):
+            self._readings.refresh()
 
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}

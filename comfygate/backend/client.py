@@ -28,6 +28,7 @@ from comfygate.backend.waiting import read_queue
 from comfygate.errors import BackendError, BackendUnusable
 from comfygate.interfaces import IComfyUI
 from comfygate.model import BackendAnswer, BackendQueue
+from comfygate.models import listed_files
 
 MIB = 1024 * 1024
 CONNECT_TIME = 5.0
@@ -148,6 +149,11 @@ class ComfyUIClient:
     async def free(self) -> None:
         """Let its worker unload all models and forget what it cached, as soon as it is idle (``POST /free``)."""
         await self._command("/free", {"unload_models": True, "free_memory": True})
+
+    async def model_files(self) -> frozenset[str]:
+        """The model files that its loaders offer (``GET /object_info``)."""
+        answer = await self._send("GET", "/object_info", seconds=120.0, limit=64 * MIB)
+        return listed_files(_loads(self._expect_ok("GET /object_info", answer)))
 
     async def _command(self, path: str, content: dict[str, Any]) -> None:
         self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))

@@ -57,6 +57,7 @@ EFFECTS: Mapping[str, Mapping[str, Effect]] = {
         "name": Effect.NAME,
         "arguments": Effect.PROCESS,
         "url": Effect.PROCESS,
+        "weight": Effect.DAEMON,
         **dict.fromkeys(_LIMITS, Effect.GATE),
     },
     "gate": {"port": Effect.PORT, "gpus": Effect.GATE, **dict.fromkeys(("policy", *_LIMITS), Effect.GATE)},

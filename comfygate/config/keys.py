@@ -130,7 +130,7 @@ MAIN = (
         lines=True,
         blank=True,
     ),
-    Key(name="policy", read=values.policy, default="least-loaded", help="which GPU runs a prompt sent to the hub"),
+    Key(name="policy", read=values.policy, default="affinity", help="which GPU runs a prompt sent to the hub"),
     Key(
         name="interrupt_policy",
         read=values.policy,
@@ -277,6 +277,12 @@ GPU = (
         help="further ComfyUI arguments, after those of [comfygate]",
         lines=True,
         blank=True,
+    ),
+    Key(
+        name="weight",
+        read=values.number(0.01, 1000),
+        default="1",
+        help="with the policy weighted: its share of the prompts, relative to other GPUs",
     ),
     Key(
         name="url",

@@ -15,6 +15,7 @@ from typing import Any
 
 from comfygate.simulator.jobs import Jobs
 from comfygate.simulator.machine import Machine
+from comfygate.simulator.models import free_bytes
 from comfygate.simulator.sockets import Sockets
 
 NAME = "comfygate_companion"
@@ -77,6 +78,18 @@ class Companion:
         def running(prompt_id: str) -> tuple[Any, list[str]] | None:
             return next(((item[2], item[4]) for item in jobs.listing()[0] if item[1] == prompt_id), None)
 
-        teller = progress.Teller(progress.Steps(running), sockets.post_alone, lambda: list(sockets.open))
-        sockets.listeners.append(teller.heard)
+        self._tell(sockets, progress.MESSAGE, progress.Steps(running).event)
         self.parts.append("progress")
+
+    def tell_models(self, machine: Machine, sockets: Sockets) -> None:
+        """Tell ComfyGate which models are loaded."""
+        models = self.module("models")
+        memory = machine.memory
+        told = models.Reports(lambda: [model.name for model in list(memory.loaded)], lambda: free_bytes(memory))
+        self._tell(sockets, models.MESSAGE, told.event)
+        self.parts.append("models")
+
+    def _tell(self, sockets: Sockets, message: str, event: Any) -> None:
+        listening = self.module("listening")
+        teller = listening.Teller(message, event, sockets.post_alone, lambda: list(sockets.open))
+        sockets.listeners.append(teller.heard)

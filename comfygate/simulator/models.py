@@ -81,3 +81,12 @@ class ModelMemory:
     def used(self) -> float:
         """Memory in use, in large models."""
         return sum(self.loaded.values())
+
+
+VRAM = 24 * 2**30
+"""Bytes of memory that the device claims to have."""
+
+
+def free_bytes(memory: ModelMemory) -> int:
+    """How many of them are free."""
+    return int(VRAM * max(0.0, 1.0 - memory.used / max(memory.capacity, 0.1)))

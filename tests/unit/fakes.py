@@ -24,7 +24,7 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener, IJournal
 from comfygate.ledger import Ledger
-from comfygate.model import BackendQueue, BackendState, Job, JobState, Progress, QueueItem, RestartCause
+from comfygate.model import BackendQueue, BackendState, Holding, Job, JobState, Progress, QueueItem, RestartCause
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.interrupts import LedgerLookup
@@ -62,6 +62,7 @@ class FakeClient:
     pause: Deferred[None] | None = None
     before: dict[str, Callable[[], object]] = field(factory=dict)
     after: dict[str, Callable[[], object]] = field(factory=dict)
+    files: frozenset[str] = frozenset()
 
     async def validate(self, body: bytes) -> FakeAnswer:
         await self._ready("validate")
@@ -112,6 +113,9 @@ class FakeClient:
     async def free(self) -> None:
         await self._ready("free")
 
+    async def model_files(self) -> frozenset[str]:
+        return self.files
+
     async def _ready(self, method: str) -> None:
         self.asked.append(method)
         if self.pause is not None:
@@ -148,6 +152,7 @@ class FakeBackend:
     has_companion = True
     pid: int | None = None
     progress: Progress | None = None
+    holding: Holding | None = None
 
     def __init__(self, gpu_id: int) -> None:
         self.gpu_id = gpu_id
@@ -155,6 +160,7 @@ class FakeBackend:
         self.state = BackendState.READY
         self.restart_causes: dict[RestartCause, int] = {}
         self._client = FakeClient()
+        self.held_before: dict[str, tuple[str, ...]] = {}
         self.condemned: list[tuple[RestartCause, str]] = []
         self._listeners: list[Any] = []
 

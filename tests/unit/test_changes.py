@@ -33,7 +33,7 @@ def changes(old: str, new: str) -> Changes:
         ("rate = 5\n" + FAST, FAST + "rate = 5\n", ["port 8181 (gpu-0), port 8182 (gpu-1), port 8183 (gpu-2), "
          "port 8188 (hub): rate 5 → 10"]),
         (FAST, FAST.replace("0,1", "1,2"), ["port 8190 (fast): gpus 0,1 → 1,2"]),
-        (FAST, FAST + "policy = round-robin\n", ["port 8190 (fast): policy least-loaded → round-robin"]),
+        (FAST, FAST + "policy = round-robin\n", ["port 8190 (fast): policy affinity → round-robin"]),
         (FAST, FAST + "metered = GET /queue\n", ["port 8190 (fast): metered changed"]),
         (FAST, FAST + "metered =\nlimit_by = client\nmax_wait = 2.5\nburst = 1\n",
          ["port 8190 (fast): burst 20 → 1, limit_by port → client, max_wait 0 → 2.5, metered changed"]),

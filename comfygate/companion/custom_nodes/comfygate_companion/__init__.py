@@ -2,6 +2,7 @@
 
 It consists of parts that don't need each other, each a module with ``install()``:
 
+- ``models``: ComfyGate is told which model files are in memory when a prompt begins and when it ends;
 - ``names``: no two ComfyUIs save under the same name, though all save into one folder;
 - ``progress``: ComfyGate is told how far the running prompt is, whoever sent it;
 - ``routes``: ``GET /comfygate/companion``, ``{"version", "routes", "parts"}``, says what there is;
@@ -24,7 +25,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
-PARTS = ("names", "progress", "routes", "user_files")
+PARTS = ("models", "names", "progress", "routes", "user_files")
 
 installed: list[str] = []
 """The parts that found what they need in this ComfyUI."""
