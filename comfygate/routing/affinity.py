@@ -59,11 +59,10 @@ class Affinity:
             return None
         line = Line.of(waiting)
         if line[0].urgent:
-            offer = self._urgent(line, backends)
+            offer = self._urgent(line, backends)  # if none, then no GPU with room may run one
             if offer is not None:
                 return Choice(offer.job, offer.view.gpu_id)
         taking = [view for view in backends if view.available and len(view.active) < view.prefetch]
-        taking = [view for view in taking if not _waits_for(line, view)]
         if not taking:
             return None
         offer = self._overdue(line, taking)
@@ -100,16 +99,6 @@ def _number(name: str, text: str, *, whole: bool = False) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"{name} must be a {'whole ' if whole else ''}number above 0, not {text!r}")
     return value
-
-
-def _waits_for(line: Line, view: BackendView) -> bool:
-    """Whether a GPU is kept for an urgent job, which it will take when it has room."""
-    for job in line:
-        if not job.urgent:
-            return False
-        if view.gpu_id in job.targets:
-            return True
-    return False
 
 
 def _cheapest(job: Job, views: Iterable[BackendView]) -> _Offer | None:
