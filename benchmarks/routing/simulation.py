@@ -55,13 +55,13 @@ class _Gpu:
 def bound_on_arrival(load: Load, choice: str) -> Outcome:
     """What nginx, and clients that balance by themselves, do: each prompt goes to a GPU's own queue as it arrives.
 
-    :param choice: ``round-robin`` or ``shortest-queue``.
+    :param choice: ``round-robin on arrival`` or ``shortest queue on arrival``.
     """
     ends: list[list[float]] = [[] for _ in range(GPUS)]
     models: list[str | None] = [None] * GPUS
     waits, loads = [], 0
     for prompt in load.prompts:
-        if choice == "round-robin":
+        if choice == "round-robin on arrival":
             gpu = prompt.number % GPUS
         else:
             gpu = min(range(GPUS), key=lambda gpu: (sum(end > prompt.arrives for end in ends[gpu]), gpu))

@@ -105,6 +105,7 @@ class Status:
             "pending_count": view.pending,
             **{name: outcomes.ended[gpu_id, name] for name in OUTCOMES},
             "job": self._job(backend),
+            "models": self._books.experience.loaded(gpu_id),
             **_reading(self._telemetry.readings.of(gpu_id)),
         }
 

@@ -55,10 +55,12 @@ class ModelMemory:
 
     :param capacity: how many large models fit.
     :param load_seconds: time to load a large one.
+    :param apart: time to load some files, by name, where it is another.
     """
 
     capacity: float
     load_seconds: float
+    apart: dict[str, float] = field(factory=dict)
     loaded: OrderedDict[ModelFile, float] = field(factory=OrderedDict)
     loads: int = 0
 
@@ -67,7 +69,7 @@ class ModelMemory:
         if model in self.loaded:
             self.loaded.move_to_end(model)
             return
-        wait(self.load_seconds * model.weight)
+        wait(self.apart.get(model.name, self.load_seconds * model.weight))
         self.loads += 1
         self.loaded[model] = model.weight
         while self.used > self.capacity and len(self.loaded) > 1:
