@@ -36,6 +36,7 @@ from comfygate.control.metrics import Metrics
 from comfygate.control.operations import Operations
 from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
+from comfygate.control.read_ahead import ReadAhead
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.resettle import Resettlement
 from comfygate.control.site import Control, make_site
@@ -118,6 +119,7 @@ class Daemon(Service):
             remember=self._persistence.remember_drained,
             drained=self._persistence.drained(),
         )
+        self._read_ahead = ReadAhead(self._books, wanted=config.read_ahead == "on")
         self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
@@ -173,6 +175,7 @@ class Daemon(Service):
         with self._log.failuresHandled("closing the ports"):
             self._failures.stop()
             self._books.experience.stop()
+            self._read_ahead.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -233,6 +236,7 @@ class Daemon(Service):
             persistence=self._persistence,
             devices=self._devices,
             herald=self._herald,
+            read_ahead=self._read_ahead,
             gpu_ports=self._gpu_ports,
         )
 

@@ -117,6 +117,9 @@ class IComfyUI(Interface):
     async def free() -> None:
         """Unload all models, and forget what is cached, once the running prompt has ended: POST /free."""
 
+    async def read_ahead(models: Iterable[str]) -> None:
+        """Have the companion read these model files ahead, and nothing else."""
+
     async def model_files() -> frozenset[str]:
         """The model files that its loaders offer, as GET /object_info lists them."""
 

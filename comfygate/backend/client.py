@@ -150,6 +150,10 @@ class ComfyUIClient:
         """Let its worker unload all models and forget what it cached, as soon as it is idle (``POST /free``)."""
         await self._command("/free", {"unload_models": True, "free_memory": True})
 
+    async def read_ahead(self, models: Iterable[str]) -> None:
+        """Have the companion read these model files ahead, and nothing else (``POST /comfygate/read_ahead``)."""
+        await self._command("/comfygate/read_ahead", {"models": list(models)})
+
     async def model_files(self) -> frozenset[str]:
         """The model files that its loaders offer (``GET /object_info``)."""
         answer = await self._send("GET", "/object_info", seconds=120.0, limit=64 * MIB)

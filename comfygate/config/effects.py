@@ -31,6 +31,7 @@ EFFECTS: Mapping[str, Mapping[str, Effect]] = {
                 "interrupt_policy",
                 "cors_origins",
                 "prefetch",
+                "read_ahead",
                 "retries",
                 "when_down",
                 "keep_finished",

@@ -153,6 +153,12 @@ MAIN = (
         help="prompts that a ComfyUI is handed at once: the running one and the next",
     ),
     Key(
+        name="read_ahead",
+        read=values.one_of("on", "off"),
+        default="on",
+        help="whether the model files of the next prompts are read into memory, where that is free, before they run",
+    ),
+    Key(
         name="journal",
         read=values.one_of("on", "off"),
         default="on",

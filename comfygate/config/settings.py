@@ -105,6 +105,7 @@ class Config:
     max_wait: float
     metered: tuple[str, ...]
     prefetch: int
+    read_ahead: str
     journal: str
     retries: int
     when_down: str

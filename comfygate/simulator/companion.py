@@ -13,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from aiohttp import web
+
+from comfygate.simulator.console import Console
 from comfygate.simulator.jobs import Jobs
 from comfygate.simulator.machine import Machine
 from comfygate.simulator.models import free_bytes
@@ -88,6 +91,17 @@ class Companion:
         told = models.Reports(lambda: [model.name for model in list(memory.loaded)], lambda: free_bytes(memory))
         self._tell(sockets, models.MESSAGE, told.event)
         self.parts.append("models")
+
+    def read_ahead(self, console: Console) -> web.RouteDef:
+        """The route by which model files are read ahead: here are none, so it is only said."""
+
+        async def post_read_ahead(request: web.Request) -> web.Response:
+            models = (await request.json())["models"]
+            console.say(f"[comfygate] reads ahead: {', '.join(models)}")
+            return web.json_response({})
+
+        self.parts.append("read_ahead")
+        return web.post("/comfygate/read_ahead", post_read_ahead)
 
     def _tell(self, sockets: Sockets, message: str, event: Any) -> None:
         listening = self.module("listening")

@@ -63,6 +63,7 @@ class FakeClient:
     before: dict[str, Callable[[], object]] = field(factory=dict)
     after: dict[str, Callable[[], object]] = field(factory=dict)
     files: frozenset[str] = frozenset()
+    read: list[list[str]] = field(factory=list)
 
     async def validate(self, body: bytes) -> FakeAnswer:
         await self._ready("validate")
@@ -112,6 +113,10 @@ class FakeClient:
 
     async def free(self) -> None:
         await self._ready("free")
+
+    async def read_ahead(self, models: Iterable[str]) -> None:
+        await self._ready("read_ahead")
+        self.read.append(list(models))
 
     async def model_files(self) -> frozenset[str]:
         return self.files

@@ -166,7 +166,7 @@ VALUES = {
     "policy": "round-robin", "interrupt_policy": "ask-all", "cors_origins": "null", "limit_by": "client",
     "metered": "GET /queue", "journal": "off", "when_down": "refuse", "max_pending_bytes": "2G", "max_prompt": "1M",
     "max_body": "1M", "log_size": "1M", "retries": "0", "name": "other", "url": "http://h:1", "port": "9100",
-    "gpus": "2", "start_timeout": "7.5", "backend_timeout": "7.5",
+    "read_ahead": "off", "gpus": "2", "start_timeout": "7.5", "backend_timeout": "7.5",
 }  # fmt: skip
 SECTIONS = [(section, key) for section, keys in EFFECTS.items() for key in keys if VALUES.get(key, "7")]
 
