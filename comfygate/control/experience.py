@@ -23,6 +23,9 @@ from comfygate.routing.shares import Shares
 _MOST_NAMES = 4_096
 """Names of models that are remembered for a GPU, so that it is known which ones it tells of."""
 
+_LEFT = 0.1
+"""The part of a run that is expected to be left at least, while it has not ended."""
+
 _HELD = frozenset({JobState.SENT, JobState.UNCLEAR, JobState.PENDING, JobState.RUNNING})
 
 
@@ -150,7 +153,7 @@ class Experience:
             seconds = costs.run(held.job) + sum(costs.load(model) for model in models if model not in loaded)
             if not place:
                 since = max(gpu.held.get(held.job.prompt_id, gpu.free_since), gpu.free_since)
-                seconds = max(0.0, seconds - (self._clock.seconds() - since))
+                seconds = max(_LEFT * seconds, seconds - (self._clock.seconds() - since))
             backlog += seconds
             kept = tuple(model for model in loaded if model not in models)
             loaded = (*kept[len(kept) - max(0, room - len(models)) :], *sorted(models)) if models else loaded

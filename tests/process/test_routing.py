@@ -12,9 +12,8 @@ import pytest
 from tests.gateway import Gateway, eventually, request, running
 
 MODELS = ["sim-alpha.safetensors", "sim-bravo.safetensors"]
-SLOW_LOADS = "rate = 0\nshutdown_grace = 0\narguments = --sim-memory 1 --sim-model-seconds 1.5 --sim-step-seconds 0.02\n"
-    "rate = 0\narguments = --sim-memory 1 --sim-model-seconds 1.5 --sim-step-seconds 0.02\nshutdown_grace = 0\n"
-)
+LOADS = "arguments = --sim-memory 1 --sim-model-seconds 1.5 --sim-step-seconds 0.02"
+SLOW_LOADS = f"rate = 0\nshutdown_grace = 0\n{LOADS}\n"
 
 _seeds = itertools.count(1)
 
