@@ -10,14 +10,13 @@ and read ahead by the companion's own reader.  Prints seconds, round by round.
 from __future__ import annotations
 
 import argparse
+import logging
 import mmap
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
-
-from comfygate.companion.custom_nodes.comfygate_companion.read_ahead import Reader, available_bytes
 
 PIECE = 4 * 1024 * 1024
 
@@ -60,6 +59,12 @@ def drop(path: Path) -> None:
 
 def read_ahead(path: Path) -> float:
     """Read the file ahead, and return how long that took until it was in memory, as far as can be told."""
+    logging.disable()  # outside ComfyUI, the companion misses what it is for
+    from comfygate.companion.custom_nodes.comfygate_companion.read_ahead import (  # noqa: PLC0415
+        Reader,
+        available_bytes,
+    )
+
     began = time.perf_counter()
     reader = Reader(lambda name: str(path), available_bytes)
     reader.want(["model"])
