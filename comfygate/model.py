@@ -88,8 +88,8 @@ class Job:
 
     @property
     def client(self) -> str:
-        """Whose job it is: the client_id, or all together that came to a gate without one."""
-        return self.client_id or f"({self.gate})"
+        """Whose job it is: the begin of the client_id, or all together that came to a gate without one."""
+        return self.client_id[:200] if self.client_id else f"({self.gate})"
 
     @property
     def urgent(self) -> bool:

@@ -9,6 +9,9 @@ from typing import Any
 
 import orjson
 
+LONGEST_NAME = 500
+"""Characters of a file's name; longer values are none, and names are remembered."""
+
 MOST_MODELS = 64
 """Files of one prompt that are taken into account; a longer list says nothing useful."""
 
@@ -48,6 +51,8 @@ def models_of(prompt: Mapping[str, Any], files: frozenset[str] = frozenset()) ->
         for name, value in node["inputs"].items():
             for text in _texts(value):
                 named = name in _NAMED and text.lower() not in _NOTHING
+                if len(text) > LONGEST_NAME:
+                    continue
                 if named or text in files or _EXTENSION.search(text):
                     found.add(text)
     return frozenset(sorted(found)[:MOST_MODELS])

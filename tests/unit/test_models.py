@@ -34,6 +34,7 @@ def one(class_type: str = "Custom", **inputs: Any) -> dict[str, Any]:
         ({"unet_name": "sub/b.gguf", "weight_dtype": "default"}, {"sub/b.gguf"}),
         ({"clip_name1": "l.sft", "clip_name2": "t5.sft", "type": "flux"}, {"l.sft", "t5.sft"}),
         ({"vae_name": "taesd"}, {"taesd"}),
+        ({"vae_name": "x" * 501, "lora_name": "x" * 600 + ".sft"}, set()),
         ({"lora_name": "None"}, set()),
         ({"lora_name": "none", "control_net_name": ""}, set()),
         ({"anything": "x.PTH"}, {"x.PTH"}),
