@@ -16,6 +16,7 @@ from comfygate.control.books import Books
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.operations import Operations
 from comfygate.control.outcomes import Outcomes
+from comfygate.control.read_ahead import ReadAhead
 from comfygate.control.resettle import Resettlement
 from comfygate.gpus import Gpus
 from comfygate.herald import Herald
@@ -45,6 +46,7 @@ class Adoption:
     persistence: Persistence
     devices: Devices
     herald: Herald
+    read_ahead: ReadAhead
     gpu_ports: dict[int, int] = field(factory=dict)
 
     @property
@@ -79,6 +81,7 @@ class Adoption:
         config, books = plan.config, self.books
         books.gates = {routing.name: routing for routing in plan.routings}
         books.prefetch = config.prefetch
+        books.experience.weights = plan.weights
         books.retries = config.retries
         books.queue_when_down = config.when_down == "queue"
         books.ledger.waiting.rebound(config.max_pending, config.max_pending_bytes)
@@ -86,6 +89,7 @@ class Adoption:
         self.outcomes.follow(plan.gpu_ids, books.gates)
         self.interrupts.policy = plan.interrupt_policy
         self.operations.start_timeout = config.start_timeout
+        self.read_ahead.wanted = config.read_ahead == "on"
         self.shutdown.grace = config.shutdown_grace
         self.persistence.follow(config)
         self.devices.uuids = dict(nvml_uuids(plan.devices))

@@ -183,12 +183,20 @@ def _of_gpus(old: Planned, new: Planned, different: Mapping[int, Sequence[str]])
             yield f"GPU {gpu_id} ({name_of(new, gpu_id)}) is added"
         elif "url" not in different[gpu_id] and name_of(old, gpu_id) != name_of(new, gpu_id):
             yield f"GPU {gpu_id} is called {name_of(new, gpu_id)}"
+    yield from _weights(old, new)
     reasons: dict[str, list[int]] = {}
     for gpu_id, found in different.items():
         if found:
             reasons.setdefault(f"{' and '.join(found)} changed", []).append(gpu_id)
     for reason, gpu_ids in reasons.items():
         yield f"{gpus(gpu_ids)} restart{'' if len(gpu_ids) > 1 else 's'}: {reason}"
+
+
+def _weights(old: Planned, new: Planned) -> Iterator[str]:
+    for gpu_id in new.gpu_ids:
+        before, after = (plan.config.overrides(gpu_id).weight for plan in (old, new))
+        if before != after and gpu_id in old.gpu_ids:
+            yield f"GPU {gpu_id}: {_change('weight', f'{before:g}', f'{after:g}')}"
 
 
 def _of_daemon(old: Config, new: Config) -> Iterator[str]:

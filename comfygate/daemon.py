@@ -17,7 +17,7 @@ from comfygate.adoption import Adoption, ports_of_gpus
 from comfygate.backend.devices import nvml_uuids
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.options import Options
-from comfygate.backend.readings import Devices, Readings, call_in_thread
+from comfygate.backend.readings import Devices, Readings, call_in_thread, free_memory
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, RemainingWork
@@ -42,6 +42,7 @@ from comfygate.control.metrics import Metrics
 from comfygate.control.operations import Operations
 from comfygate.control.operator import OperatorRoutes
 from comfygate.control.outcomes import Outcomes
+from comfygate.control.read_ahead import ReadAhead
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.resettle import Resettlement
 from comfygate.control.site import Control, make_site
@@ -125,6 +126,7 @@ class Daemon(Service):
             remember=self._persistence.remember_drained,
             drained=self._persistence.drained(),
         )
+        self._read_ahead = ReadAhead(self._books, wanted=config.read_ahead == "on")
         self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
         self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
         self._chronicle = Chronicle(plan.gpu_ids, time.time)
@@ -142,6 +144,9 @@ class Daemon(Service):
         ledger.subscribe(self._ports.files)
         self._devices = Devices(dict(nvml_uuids(plan.devices)))
         self._readings = Readings(reactor, in_thread, self._devices, self._pids)
+        self._books.experience.weights = plan.weights
+        self._books.experience.free_memory = lambda gpu_id: free_memory(self._readings.of(gpu_id))
+        self._books.watch(self._read_memory)
         self._status = Status(self._telemetry())
         self._events = Events(self._status, reactor, self._readings.refresh)
         self._book = LogBook(reactor.callFromThread)
@@ -182,6 +187,8 @@ class Daemon(Service):
         with self._log.failuresHandled("closing the ports"):
             self._failures.stop()
             self._object_info.stop()
+            self._books.experience.stop()
+            self._read_ahead.stop()
             self._events.close()
             self._logs.close()
             self._readings.close()
@@ -216,6 +223,11 @@ class Daemon(Service):
     def _journal_facts(self) -> JournalFacts | None:
         return JournalFacts(self._journal, self._books.ledger) if isinstance(self._journal, Journal) else None
 
+    def _read_memory(self) -> None:
+        """Keep the free memory up to date while a policy looks at it."""
+        if any(getattr(gate.policy, "reads_memory", False) for gate in self._books.gates.values()):
+            self._readings.refresh()
+
     def _pids(self) -> dict[int, int]:
         return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
 
@@ -237,6 +249,7 @@ class Daemon(Service):
             persistence=self._persistence,
             devices=self._devices,
             herald=self._herald,
+            read_ahead=self._read_ahead,
             gpu_ports=self._gpu_ports,
         )
 

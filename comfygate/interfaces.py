@@ -18,6 +18,7 @@ from comfygate.model import (
     BackendState,
     BackendView,
     Choice,
+    Holding,
     Job,
     JobState,
     Progress,
@@ -134,6 +135,12 @@ class IComfyUI(Interface):
     async def upload(target: str, content_type: str, content: BinaryIO, seconds: float) -> BackendAnswer:
         """POST a file's bytes as they are, from its beginning, without holding them in memory; closes it."""
 
+    async def read_ahead(models: Iterable[str]) -> None:
+        """Have the companion read these model files ahead, and nothing else."""
+
+    async def model_files() -> frozenset[str]:
+        """The model files that its loaders offer, as GET /object_info lists them."""
+
 
 class IBackend(Interface):
     """One ComfyUI, ours or someone else's."""
@@ -150,6 +157,10 @@ class IBackend(Interface):
     restart_causes: Mapping[RestartCause, int] = Attribute("how often for which cause")
     pid: int | None = Attribute("its process, while there is one of ours")
     progress: Progress | None = Attribute("how far the prompt is that it runs, as far as it tells")
+    holding: Holding | None = Attribute("what it has in memory, as it said last, if it tells")
+    held_before: Mapping[str, tuple[str, ...]] = Attribute(
+        "the model files that it had in memory when a prompt was about to run, for the last few prompts"
+    )
     cause: RestartCause = Attribute("why it went down last")
     last_error: str | None = Attribute("why it is not READY, in one line, or None")
     retry_after: float = Attribute("seconds after which a client should ask again")

@@ -123,11 +123,13 @@ class Ledger:
         self._stop_waiting(job.prompt_id)
         self.accept(job)
 
-    def assign(self, prompt_id: str, gpu_id: int) -> Held:
+    def assign(self, prompt_id: str, gpu_id: int, seconds: float = 0.0) -> Held:
         """A waiting job is being sent to a backend.
 
+        :param seconds: of work, that it is expected to be.
         :raises KeyError: if it is not waiting.
         """
+        self.waiting.hand_over(prompt_id, gpu_id, seconds)
         job = self._stop_waiting(prompt_id)
         self._gpus[gpu_id].last_assigned = self._assignments
         self._assignments += 1

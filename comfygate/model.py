@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from typing import Protocol
 
 from attrs import field, frozen
 
@@ -64,6 +65,9 @@ class Job:
     :ivar attempts: runs that were begun and lost, for whatever reason.
     :ivar deaths: how many of them ended with the death of their backend, for
         which the job may be to blame.
+    :ivar models: the model files that it loads, as it names them.
+    :ivar shape: what its run time depends on, apart from the GPU: equal for
+        prompts that differ in seeds and texts only; empty if it is not known.
     """
 
     prompt_id: str
@@ -79,6 +83,18 @@ class Job:
     accepted: float = 0.0
     attempts: int = 0
     deaths: int = 0
+    models: frozenset[str] = frozenset()
+    shape: str = ""
+
+    @property
+    def client(self) -> str:
+        """Whose job it is: the begin of the client_id, or all together that came to a gate without one."""
+        return self.client_id[:200] if self.client_id else f"({self.gate})"
+
+    @property
+    def urgent(self) -> bool:
+        """Whether its client asked for a place before all others: ``front``, or a negative ``number``."""
+        return self.number < 0
 
     @property
     def order(self) -> Order:
@@ -89,6 +105,44 @@ class Job:
     def size(self) -> int:
         """Bytes that the job holds in memory."""
         return len(self.submission) + len(self.item)
+
+
+class Estimates(Protocol):
+    """What jobs cost on one GPU, as far as is known; does not change while a policy thinks."""
+
+    def run(self, job: Job) -> float:
+        """Seconds that `job` takes where its models are loaded."""
+
+    def load(self, model: str) -> float:
+        """Seconds that it takes to load a model file."""
+
+
+class Guess:
+    """Provides :class:`Estimates` where nothing was learned yet."""
+
+    def run(self, job: Job) -> float:
+        """See :meth:`Estimates.run`."""
+        return 10.0
+
+    def load(self, model: str) -> float:
+        """See :meth:`Estimates.load`."""
+        return 10.0
+
+
+@frozen(kw_only=True)
+class Holding:
+    """What a ComfyUI says that it has in memory, at the begin or end of a prompt.
+
+    :ivar models: names of model files, the ones used last at the end.
+    :ivar free_memory: bytes of the device's memory that it could still use;
+        ``None`` if it does not know.
+    :ivar ended: whether the prompt has ended, or is about to run.
+    """
+
+    prompt_id: str
+    models: tuple[str, ...] = ()
+    free_memory: int | None = None
+    ended: bool = True
 
 
 @frozen(kw_only=True)
@@ -103,6 +157,13 @@ class BackendView:
     :ivar prefetch: how many jobs it may hold.
     :ivar last_assigned: sequence number of the last assignment to it, -1 if none.
     :ivar draining: whether it is to get no further jobs.
+    :ivar loaded: the model files that will be in its memory when what it holds
+        has run, those used last at the end.
+    :ivar backlog: seconds that what it holds is expected to take.
+    :ivar free_memory: bytes of the device's memory that are free, if that is known.
+    :ivar weight: the share of work that it is to get, relative to others.
+    :ivar turn: grows with each job it is given, the slower the higher its weight.
+    :ivar estimates: what jobs cost on it.
     """
 
     gpu_id: int
@@ -113,6 +174,12 @@ class BackendView:
     prefetch: int = 2
     last_assigned: int = -1
     draining: bool = False
+    loaded: tuple[str, ...] = ()
+    backlog: float = 0.0
+    free_memory: int | None = None
+    weight: float = 1.0
+    turn: float = 0.0
+    estimates: Estimates = field(factory=Guess, eq=False, repr=False)
 
     @property
     def available(self) -> bool:
@@ -126,6 +193,10 @@ class BackendView:
         one place more than `prefetch`, so that it runs next.
         """
         return self.gpu_id in job.targets and self.has_room(job.order)
+
+    def load_seconds(self, models: frozenset[str]) -> float:
+        """Seconds until these are loaded, once what it holds has run."""
+        return sum(self.estimates.load(model) for model in models if model not in self.loaded)
 
     def has_room(self, order: Order) -> bool:
         """Whether a job with this place would be accepted; if not, then no later one either."""

@@ -33,6 +33,11 @@ class Plan:
     routings: tuple[GateRouting, ...]
     interrupt_policy: IInterruptPolicy
 
+    @property
+    def weights(self) -> dict[int, float]:
+        """The weight of each GPU."""
+        return {gpu_id: self.config.overrides(gpu_id).weight for gpu_id in self.gpu_ids}
+
     def succeeding(self, old: Plan) -> Plan:
         """Itself, applied while the daemon runs with `old`.
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import orjson
 from attrs import frozen
 
 from comfygate.errors import GateError
+from comfygate.models import models_of, shape_of
 
 # Credentials of ComfyUI's API nodes; ComfyUI keeps them out of /queue and /history.
 _SECRET_EXTRA_DATA = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
@@ -29,6 +31,7 @@ class Submission:
     :ivar number: the queue number that the client asked for, if it did.
     :ivar front: whether the prompt wants to run next.
     :ivar fields: the whole JSON object, to be sent on.
+    :ivar files: names of model files, besides those that look like some.
     """
 
     prompt_id: str
@@ -36,6 +39,7 @@ class Submission:
     number: float | None
     front: bool
     fields: Mapping[str, Any]
+    files: frozenset[str] = frozenset()
 
     @property
     def prompt(self) -> Mapping[str, Any]:
@@ -63,6 +67,16 @@ class Submission:
         """
         return _encoded({**self.fields, "prompt_id": self.prompt_id, "number": number})
 
+    @cached_property
+    def models(self) -> frozenset[str]:
+        """The model files that the prompt loads; see :func:`comfygate.models.models_of`."""
+        return models_of(self.fields["prompt"], self.files)
+
+    @cached_property
+    def shape(self) -> str:
+        """What its run time depends on; see :func:`comfygate.models.shape_of`."""
+        return shape_of(self.fields["prompt"], self.models)
+
     def item(self, number: float, outputs: list[str]) -> bytes:
         """The job as GET /queue lists it: [number, id, prompt, extra_data, outputs]."""
         extra = {k: v for k, v in self.fields.get("extra_data", {}).items() if k not in _SECRET_EXTRA_DATA}
@@ -84,9 +98,10 @@ def _encoded(value: object) -> bytes:
         raise _refusal("invalid_prompt", "The prompt is nested too deeply", str(error)) from None
 
 
-def parse_submission(body: bytes) -> Submission:
+def parse_submission(body: bytes, files: frozenset[str] = frozenset()) -> Submission:
     """Check the body of a POST /prompt (ComfyUI: server.py, route /prompt).
 
+    :param files: names of model files that are known.
     :raises GateError: 400, naming the field and what it must be.
     """
     try:
@@ -103,6 +118,7 @@ def parse_submission(body: bytes) -> Submission:
         number=_number(fields),
         front=bool(_typed(fields, "front", bool, "true or false")),
         fields=_with_checked_rest(fields),
+        files=files,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from comfygate.model import Job, Order
+from comfygate.line import Line
+from comfygate.model import Job
+from comfygate.routing.shares import Shares
 
 
 class QueueFullError(Exception):
@@ -13,7 +14,7 @@ class QueueFullError(Exception):
 
 
 class WaitingJobs:
-    """Waiting jobs, a sorted list for each gate, bounded in number and bytes.
+    """Waiting jobs, a line for each gate, bounded in number and bytes.
 
     :param max_jobs: how many may wait in all.
     :param max_bytes: how many bytes of JSON they may hold in all.
@@ -24,7 +25,8 @@ class WaitingJobs:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._jobs: dict[str, Job] = {}
-        self._gates: dict[str, list[Job]] = {}
+        self._gates: dict[str, Line] = {}
+        self._shares = Shares()
 
     @property
     def max_jobs(self) -> int:
@@ -52,7 +54,7 @@ class WaitingJobs:
         """Let `job` wait.  Bounds are not checked: what was accepted is kept."""
         self._jobs[job.prompt_id] = job
         self._bytes += job.size
-        insort(self._gates.setdefault(job.gate, []), job, key=_order)
+        self._line(job.gate).add(job)
 
     def remove(self, prompt_id: str) -> Job:
         """Take a job out.
@@ -61,9 +63,18 @@ class WaitingJobs:
         """
         job = self._jobs.pop(prompt_id)
         self._bytes -= job.size
-        jobs = self._gates[job.gate]
-        del jobs[bisect_left(jobs, job.order, key=_order)]
+        self._gates[job.gate].remove(job)
         return job
+
+    def hand_over(self, prompt_id: str, gpu_id: int, seconds: float) -> None:
+        """A job is about to be taken out, since it goes to a GPU.
+
+        :param seconds: of work, that it is expected to be; its client is due again the later.
+        :raises KeyError: if it is not waiting.
+        """
+        job = self._jobs[prompt_id]
+        self._gates[job.gate].hand_over(job, gpu_id, seconds)
+        self._shares.charge(job.client, seconds)
 
     def get(self, prompt_id: str) -> Job:
         """A waiting job.
@@ -72,9 +83,14 @@ class WaitingJobs:
         """
         return self._jobs[prompt_id]
 
-    def of_gate(self, gate: str) -> Sequence[Job]:
+    def of_gate(self, gate: str) -> Line:
         """The jobs that came through `gate`, in the order in which they would run."""
-        return self._gates.get(gate, ())
+        return self._gates.get(gate) or Line()
+
+    def _line(self, gate: str) -> Line:
+        if gate not in self._gates:
+            self._gates[gate] = Line((), self._shares.due)
+        return self._gates[gate]
 
     def __contains__(self, prompt_id: object) -> bool:
         return prompt_id in self._jobs
@@ -84,7 +100,3 @@ class WaitingJobs:
 
     def __len__(self) -> int:
         return len(self._jobs)
-
-
-def _order(job: Job) -> Order:
-    return job.order

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterable
+from typing import Any
 
 from comfygate.model import BackendState, BackendView, Job, Order
 
@@ -29,10 +30,14 @@ def job(
     expected: int = -1,
     prompt_id: str | None = None,
     size: int = 0,
+    models: Iterable[str] = (),
+    shape: str = "",
 ) -> Job:
     """A waiting job that comes after those made before it, unless `number` says otherwise.
 
     :param size: bytes of JSON that it holds.
+    :param models: the model files that it loads.
+    :param shape: equal for jobs that take equally long.
     """
     sequence = next(_sequence)
     return Job(
@@ -45,6 +50,8 @@ def job(
         client_id=client_id,
         submission=b" " * size,
         item=b"[]",
+        models=frozenset(models),
+        shape=shape,
     )
 
 
@@ -57,8 +64,14 @@ def view(
     prefetch: int = 2,
     active: tuple[Order, ...] | None = None,
     last_assigned: int = -1,
+    loaded: Iterable[str] = (),
+    **more: Any,
 ) -> BackendView:
-    """A GPU as a policy sees it; it holds as many jobs as run and wait, unless `active` says otherwise."""
+    """A GPU as a policy sees it; it holds as many jobs as run and wait, unless `active` says otherwise.
+
+    :param loaded: the model files that it has in memory, those used last at the end.
+    :param more: what else there is in a :class:`~comfygate.model.BackendView`.
+    """
     if active is None:
         active = tuple((float("-inf"), index) for index in range(running + pending))
     return BackendView(
@@ -69,4 +82,6 @@ def view(
         pending=pending,
         prefetch=prefetch,
         last_assigned=last_assigned,
+        loaded=tuple(loaded),
+        **more,
     )

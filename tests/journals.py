@@ -43,6 +43,8 @@ def make_job(sequence: int = 1, *, size: int = 100, seed: int = 0, **changes: An
         "item": submission.item(number, ["9"]),
         "outputs": ("9",),
         "accepted": NOW + sequence,
+        "models": submission.models,
+        "shape": submission.shape,
     }
     return Job(**{**values, **changes})
 

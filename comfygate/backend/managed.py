@@ -19,9 +19,10 @@ from comfygate.backend.monitor import Monitor
 from comfygate.backend.options import Options
 from comfygate.backend.procfs import Usage, usage
 from comfygate.backend.record import DEATHS, Attempt, Events, Record, delays
+from comfygate.backend.reports import Reports
 from comfygate.backend.watchdog import Watchdog
 from comfygate.interfaces import IBackend, IBackendListener
-from comfygate.model import BackendState, Progress, RestartCause
+from comfygate.model import BackendState, Holding, Progress, RestartCause
 
 START_GUESS = 6.0
 """Seconds that a start takes, as long as none has been seen."""
@@ -53,6 +54,7 @@ class ManagedBackend:
         self._options = options
         self._listeners = Listeners()
         self.progress: Progress | None = None
+        self._reports = Reports()
         self._monitor: Monitor | None = None
         self._watchdog: Watchdog | None = None
         self._begun_at = 0.0
@@ -65,6 +67,16 @@ class ManagedBackend:
     def state(self) -> BackendState:
         """Where it is in its life."""
         return self._record.state
+
+    @property
+    def holding(self) -> Holding | None:
+        """What it has in memory, as it said last."""
+        return self._reports.last
+
+    @property
+    def held_before(self) -> Mapping[str, tuple[str, ...]]:
+        """What it had in memory when the last few prompts were about to run."""
+        return self._reports.before
 
     @property
     def restarts(self) -> int:
@@ -213,6 +225,7 @@ class ManagedBackend:
 
     def _watch_if_ready(self) -> None:
         self.progress = None
+        self._reports.clear()
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
@@ -236,6 +249,7 @@ class ManagedBackend:
             self._queue_changed,
             progressed=self._progressed,
             moved=watchdog.worker_moved,
+            held=self._reports.hear,
         )
         self._monitor.start()
 

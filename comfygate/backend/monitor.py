@@ -15,10 +15,11 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.logger import Logger
 
-from comfygate.model import Progress
+from comfygate.model import Holding, Progress
 
 LARGEST = 64 * 1024 * 1024
 STATUS_LARGEST = 64 * 1024
+MOST_MODELS = 256  #: names of model files that are kept, those used last
 LONGEST_NAME = 200  #: characters of an id or a class name that are kept
 
 WORKS = re.compile(
@@ -50,6 +51,7 @@ class _Factory(WebSocketClientFactory):
     noisy = False
     told: Callable[[int], None]
     progressed: Callable[[Progress | None], None]
+    held: Callable[[Holding], None]
     moved: Callable[[], None]
     lost: Callable[[], None]
 
@@ -69,6 +71,9 @@ class _Listening(WebSocketClientProtocol):
         elif b'"comfygate.progress"' in payload[:64]:
             with contextlib.suppress(ValueError):
                 self.factory.progressed(progress_of(payload))
+        elif b'"comfygate.models"' in payload[:64]:
+            with contextlib.suppress(ValueError):
+                self.factory.held(holding_of(payload))
 
     def onClose(self, wasClean: bool, code: int | None, reason: str | None) -> None:  # noqa: N803
         self.factory.lost()
@@ -84,6 +89,8 @@ class Monitor:
     :param progressed: called with the running prompt's progress, where there is
         a companion, and with ``None`` at its end.
     :param moved: called with every sign that prompts are being run.
+    :param held: called with what is in memory, where there is a companion, when
+        a prompt begins and when it ends.
     """
 
     log = Logger()
@@ -96,8 +103,10 @@ class Monitor:
         lost: Callable[[], None] = lambda: None,
         progressed: Callable[[Progress | None], None] = lambda progress: None,
         moved: Callable[[], None] = lambda: None,
+        held: Callable[[Holding], None] = lambda holding: None,
     ) -> None:
         self._moved = moved
+        self._held = held
         self._progressed = progressed
         self._told = told
         self._lost = lost
@@ -108,6 +117,7 @@ class Monitor:
         factory.setProtocolOptions(**OPTIONS)  # type: ignore[no-untyped-call]
         factory.told = self._tell
         factory.progressed = self._tell_progress
+        factory.held = self._tell_held
         factory.moved = self._tell_moved
         factory.lost = self._tell_lost
         endpoint = HostnameEndpoint(reactor, host, port, timeout=5)
@@ -120,7 +130,7 @@ class Monitor:
     def stop(self) -> Deferred[None]:
         """Disconnect; nothing is told any more."""
         self._told, self._lost, self._progressed = lambda remaining: None, lambda: None, lambda progress: None
-        self._moved = lambda: None
+        self._moved, self._held = lambda: None, lambda holding: None
         stopped: Deferred[None] = self._service.stopService()
         return stopped
 
@@ -131,6 +141,10 @@ class Monitor:
     def _tell_progress(self, progress: Progress | None) -> None:
         with self.log.failuresHandled("while telling of a backend's progress"):
             self._progressed(progress)
+
+    def _tell_held(self, holding: Holding) -> None:
+        with self.log.failuresHandled("while telling of a backend's memory"):
+            self._held(holding)
 
     def _tell_moved(self) -> None:
         with self.log.failuresHandled("while telling that a backend works"):
@@ -171,6 +185,24 @@ def progress_of(message: bytes) -> Progress | None:
         )
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
         raise ValueError(f"this is no progress message: {error}") from None
+
+
+def holding_of(message: bytes) -> Holding:
+    """Read the companion's ``comfygate.models`` message.
+
+    :raises ValueError: it is something else.
+    """
+    try:
+        data = orjson.loads(message)["data"]
+        models = [_text(name) for name in data["models"][-MOST_MODELS:]]
+        return Holding(
+            prompt_id=_text(data["prompt_id"]),
+            models=tuple(models),
+            free_memory=_count(data["free_memory"]),
+            ended=data["ended"] is True,
+        )
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise ValueError(f"this is no message about models: {error}") from None
 
 
 def _text(value: object) -> str:

@@ -42,6 +42,13 @@ class Reading:
 NOTHING = Reading()
 
 
+def free_memory(reading: Reading) -> int | None:
+    """Bytes of the device's memory that nobody uses, if that is known."""
+    if reading.memory_used is None or reading.memory_total is None:
+        return None
+    return reading.memory_total - reading.memory_used
+
+
 class Sensors(Protocol):
     """What is read; both methods may block, and are called one at a time."""
 

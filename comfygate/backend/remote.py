@@ -15,9 +15,10 @@ from zope.interface import implementer
 from comfygate.backend.client import ComfyUIClient
 from comfygate.backend.listeners import Listeners
 from comfygate.backend.monitor import Monitor
+from comfygate.backend.reports import Reports
 from comfygate.errors import BackendError, BackendUnclear, BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener
-from comfygate.model import BackendState, Progress, RestartCause
+from comfygate.model import BackendState, Holding, Progress, RestartCause
 
 DOWN_INTERVAL = 2.0
 """Seconds between two looks at one that does not answer."""
@@ -73,6 +74,7 @@ class RemoteBackend:
         self.has_companion = False
         self.last_error: str | None = None
         self.progress: Progress | None = None
+        self._reports = Reports()
         self._reactor = reactor
         self._place = (parts.hostname, parts.port or 80)
         self._client = ComfyUIClient.at(reactor, f"http://{parts.netloc}")
@@ -93,6 +95,16 @@ class RemoteBackend:
     def client(self) -> ComfyUIClient | None:
         """For asking it, while READY."""
         return self._client if self.state is BackendState.READY else None
+
+    @property
+    def holding(self) -> Holding | None:
+        """What it has in memory, as it said last."""
+        return self._reports.last
+
+    @property
+    def held_before(self) -> Mapping[str, tuple[str, ...]]:
+        """What it had in memory when the last few prompts were about to run."""
+        return self._reports.before
 
     @property
     def retry_after(self) -> float:
@@ -194,11 +206,13 @@ class RemoteBackend:
         self.state = state
         self.log.info("GPU {gpu} ({url}) is {state}", gpu=self.gpu_id, url=self.device, state=state.value)
         self.progress = None
+        self._reports.clear()
         if self._monitor is not None:
             self._monitor.stop()
             self._monitor = None
         if state is BackendState.READY:
-            self._monitor = Monitor(self._reactor, self._place, self._queue_changed, self._wake, self._progressed)
+            told = self._queue_changed, self._wake, self._progressed
+            self._monitor = Monitor(self._reactor, self._place, *told, held=self._reports.hear)
             self._monitor.start()
         self._listeners.backend_changed(self)
 

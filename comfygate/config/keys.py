@@ -130,7 +130,7 @@ MAIN = (
         lines=True,
         blank=True,
     ),
-    Key(name="policy", read=values.policy, default="least-loaded", help="which GPU runs a prompt sent to the hub"),
+    Key(name="policy", read=values.policy, default="affinity", help="which GPU runs a prompt sent to the hub"),
     Key(
         name="interrupt_policy",
         read=values.policy,
@@ -151,6 +151,12 @@ MAIN = (
         read=values.integer(1, 100),
         default="2",
         help="prompts that a ComfyUI is handed at once: the running one and the next",
+    ),
+    Key(
+        name="read_ahead",
+        read=values.one_of("on", "off"),
+        default="on",
+        help="whether the model files of the next prompts are read into memory, where that is free, before they run",
     ),
     Key(
         name="journal",
@@ -277,6 +283,12 @@ GPU = (
         help="further ComfyUI arguments, after those of [comfygate]",
         lines=True,
         blank=True,
+    ),
+    Key(
+        name="weight",
+        read=values.number(0.01, 1000),
+        default="1",
+        help="with the policy weighted: its share of the prompts, relative to other GPUs",
     ),
     Key(
         name="url",

@@ -59,6 +59,7 @@ class GpuOverrides:
     name: str | None = None
     arguments: tuple[str, ...] = ()
     url: str | None = None
+    weight: float = 1.0
     rate: float | None = None
     burst: int | None = None
     limit_by: str | None = None
@@ -104,6 +105,7 @@ class Config:
     max_wait: float
     metered: tuple[str, ...]
     prefetch: int
+    read_ahead: str
     journal: str
     retries: int
     when_down: str

@@ -83,7 +83,7 @@ class Acceptance:
         :raises GateError: 400, 503 or 504, with nothing queued.
         """
         self._books.check_open()
-        submission = parse_submission(body)
+        submission = parse_submission(body, self._books.experience.files)
         targets = self._targets(gate, pin)
         self._check_room(len(body))
         self._reserve(submission.prompt_id)
@@ -306,6 +306,8 @@ class Acceptance:
             targets=frozenset(targets),
             expected=-1,
             client_id=submission.client_id,
+            models=submission.models,
+            shape=submission.shape,
         )
         views, now = self._books.views(), self._books.clock.seconds()
         expected = expected_gpu(gate, draft, views, now)
@@ -346,6 +348,8 @@ class Acceptance:
             item=submission.item(number, outputs),
             outputs=tuple(outputs),
             accepted=self._books.wall_clock(),
+            models=submission.models,
+            shape=submission.shape,
         )
 
 

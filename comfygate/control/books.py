@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.control.experience import Experience
 from comfygate.control.polled import Polled
 from comfygate.errors import GateError, JournalError
 from comfygate.history import failed_entry
@@ -51,6 +52,7 @@ class Books:
         to be tried again, whatever becomes of their backend.
     :ivar draining: GPUs that are to get no further jobs.
     :ivar leaving: those of them whose backend is being ended for good.
+    :ivar experience: what jobs cost, and what GPUs hold.
     :ivar closing: when the last running jobs are ended, on the daemon's clock, once that is to be; no job is accepted
         or handed over any more.
     """
@@ -89,6 +91,7 @@ class Books:
         self.flush: Callable[[], Deferred[None]] = lambda: succeed(None)
         self._watchers: list[Callable[[], None]] = []
         self._announcing = False
+        self.experience = Experience(fleet, ledger, clock)
         ledger.subscribe(self)
         ledger.subscribe(self.polled)
 
@@ -106,7 +109,7 @@ class Books:
 
     def view(self, gpu_id: int) -> BackendView:
         """What a policy sees of one GPU now."""
-        view = self.ledger.view(gpu_id, self.fleet[gpu_id].state, self.prefetch)
+        view = self.experience.complete(self.ledger.view(gpu_id, self.fleet[gpu_id].state, self.prefetch))
         draining = gpu_id in self.draining or self.closing is not None
         return evolve(view, draining=True) if draining else view
 

@@ -58,7 +58,9 @@ class Dispatcher:
             choice = next_choice(gates, waiting, views, now)
             if choice is None:
                 return
-            held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id)
+            view = views[choice.gpu_id]
+            seconds = view.estimates.run(choice.job) + view.load_seconds(choice.job.models)
+            held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id, seconds)
             Deferred.fromCoroutine(self._send(held))
             views[choice.gpu_id] = self._rested(self._books.view(choice.gpu_id))
 

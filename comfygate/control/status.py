@@ -20,6 +20,9 @@ from comfygate.model import BackendState, BackendView, Progress
 
 _COUNTED = ("running", "pending")
 
+MOST_MODELS = 8
+"""Models of a GPU that are named, those used last."""
+
 LONGEST_ID = 200
 """Characters of a client_id that are shown: clients choose it, and every viewer is sent it twice a second."""
 
@@ -105,6 +108,7 @@ class Status:
             "pending_count": view.pending,
             **{name: outcomes.ended[gpu_id, name] for name in OUTCOMES},
             "job": self._job(backend),
+            "models": self._books.experience.loaded(gpu_id)[-MOST_MODELS:],
             **_reading(self._telemetry.readings.of(gpu_id)),
         }
 

@@ -186,7 +186,9 @@ def with_body(head: Journalled, row: Sequence[Any]) -> Journalled:
         raise DamagedRowError(f"the prompt cannot be read any more: {error}") from None
     if submission.prompt_id != head.job.prompt_id:
         raise DamagedRowError(f"it belongs to {submission.prompt_id}")
-    return evolve(head, job=evolve(head.job, submission=body, item=item, outputs=tuple(outputs)))
+    models, shape = submission.models, submission.shape
+    job = evolve(head.job, submission=body, item=item, outputs=tuple(outputs), models=models, shape=shape)
+    return evolve(head, job=job)
 
 
 def read_finished(row: Sequence[Any]) -> Finished:

@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 from twisted.logger import Logger
 
 from comfygate.interfaces import IRoutingPolicy
-from comfygate.model import BackendView, Choice, Job
+from comfygate.model import BackendView, Choice, Job, Order
 
 _log = Logger()
 
@@ -33,22 +33,27 @@ def next_choice(
 ) -> Choice | None:
     """Which job goes to which GPU next.
 
-    Each gate's policy proposes; among the proposals, the job that would run
-    first wins, since gates compete for the same GPUs.
+    Each gate's policy proposes; among the proposals, that of the gate wins which
+    has the job that would run first, since gates compete for the same GPUs.
 
     :param waiting: jobs by gate, in running order.
     :param views: all backends by gpu_id.
     :return: ``None`` if nothing can be handed over now.
     """
-    proposals = []
+    proposals: list[tuple[Order, Choice]] = []
     for gate in gates:
         backends = [views[gpu_id] for gpu_id in gate.gpu_ids]
         jobs = waiting.get(gate.name, ())
         if jobs and any(view.available and len(view.active) <= view.prefetch for view in backends):
             choice = _ask(gate, jobs, backends, now)
             if choice is not None and views[choice.gpu_id].accepts(choice.job):
-                proposals.append(choice)
-    return min(proposals, key=lambda choice: choice.job.order, default=None)
+                proposals.append((_first(jobs, choice), choice))
+    return min(proposals, key=lambda proposal: proposal[0])[1] if proposals else None
+
+
+def _first(jobs: Sequence[Job], choice: Choice) -> Order:
+    """The place of the first job that the choice's GPU may run, which need not be the one that is chosen."""
+    return next((job.order for job in jobs if choice.gpu_id in job.targets), choice.job.order)
 
 
 def expected_gpu(gate: GateRouting, job: Job, views: Mapping[int, BackendView], now: float) -> int | None:
@@ -59,11 +64,17 @@ def expected_gpu(gate: GateRouting, job: Job, views: Mapping[int, BackendView], 
 
     :return: a gpu_id, or ``None`` if no backend of the job's targets is READY.
     """
-    empty = [evolve(views[gpu_id], active=()) for gpu_id in gate.gpu_ids if gpu_id in views]
+    empty = [_emptied(views[gpu_id], job) for gpu_id in gate.gpu_ids if gpu_id in views]
     found = _expected(gate, job, empty, now)
     if found is None and any(view.draining for view in empty):
         found = _expected(gate, job, [evolve(view, draining=False) for view in empty], now)
     return found
+
+
+def _emptied(view: BackendView, job: Job) -> BackendView:
+    """A GPU with room for a job, after all that it holds or is expected to run."""
+    waiting = max(0, view.running + view.pending - len(view.active) - (view.gpu_id == job.expected))
+    return evolve(view, active=(), backlog=view.backlog + waiting * view.estimates.run(job))
 
 
 def _expected(gate: GateRouting, job: Job, backends: Sequence[BackendView], now: float) -> int | None:

@@ -13,8 +13,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from aiohttp import web
+
+from comfygate.simulator.console import Console
 from comfygate.simulator.jobs import Jobs
 from comfygate.simulator.machine import Machine
+from comfygate.simulator.models import free_bytes
 from comfygate.simulator.sockets import Sockets
 
 NAME = "comfygate_companion"
@@ -77,6 +81,29 @@ class Companion:
         def running(prompt_id: str) -> tuple[Any, list[str]] | None:
             return next(((item[2], item[4]) for item in jobs.listing()[0] if item[1] == prompt_id), None)
 
-        teller = progress.Teller(progress.Steps(running), sockets.post_alone, lambda: list(sockets.open))
-        sockets.listeners.append(teller.heard)
+        self._tell(sockets, progress.MESSAGE, progress.Steps(running).event)
         self.parts.append("progress")
+
+    def tell_models(self, machine: Machine, sockets: Sockets) -> None:
+        """Tell ComfyGate which models are loaded."""
+        models = self.module("models")
+        memory = machine.memory
+        told = models.Reports(lambda: [model.name for model in list(memory.loaded)], lambda: free_bytes(memory))
+        self._tell(sockets, models.MESSAGE, told.event)
+        self.parts.append("models")
+
+    def read_ahead(self, console: Console) -> web.RouteDef:
+        """The route by which model files are read ahead: here are none, so it is only said."""
+
+        async def post_read_ahead(request: web.Request) -> web.Response:
+            models = (await request.json())["models"]
+            console.say(f"[comfygate] reads ahead: {', '.join(models)}")
+            return web.json_response({})
+
+        self.parts.append("read_ahead")
+        return web.post("/comfygate/read_ahead", post_read_ahead)
+
+    def _tell(self, sockets: Sockets, message: str, event: Any) -> None:
+        listening = self.module("listening")
+        teller = listening.Teller(message, event, sockets.post_alone, lambda: list(sockets.open))
+        sockets.listeners.append(teller.heard)

@@ -9,13 +9,11 @@ from typing import Any
 from aiohttp import web
 
 from comfygate.simulator.machine import Machine
-from comfygate.simulator.models import FILES
+from comfygate.simulator.models import FILES, VRAM, free_bytes
 from comfygate.simulator.nodes import NODES
 
 COMFYUI_VERSION = "0.3.64"
 """The version whose behaviour is imitated."""
-
-VRAM = 24 * 2**30
 
 
 def features(machine: Machine) -> dict[str, Any]:
@@ -73,8 +71,7 @@ class Info:
             # Whatever GPU it is, inside it is number 0.
             number = self._machine.options.cuda_device or "0"
             names = {"name": f"cuda:0 Simulated GPU {number} : native", "type": "cuda", "index": 0}
-            memory = self._machine.memory
-            total, free = VRAM, int(VRAM * max(0.0, 1.0 - memory.used / max(memory.capacity, 0.1)))
+            total, free = VRAM, free_bytes(self._machine.memory)
         numbers = {"vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free}
         return names | numbers
 

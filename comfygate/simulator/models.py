@@ -58,10 +58,12 @@ class ModelMemory:
 
     :param capacity: how many large models fit.
     :param load_seconds: time to load a large one.
+    :param apart: time to load some files, by name, where it is another.
     """
 
     capacity: float
     load_seconds: float
+    apart: dict[str, float] = field(factory=dict)
     loaded: OrderedDict[ModelFile, float] = field(factory=OrderedDict)
     loads: int = 0
 
@@ -70,7 +72,7 @@ class ModelMemory:
         if model in self.loaded:
             self.loaded.move_to_end(model)
             return
-        wait(self.load_seconds * model.weight)
+        wait(self.apart.get(model.name, self.load_seconds * model.weight))
         self.loads += 1
         self.loaded[model] = model.weight
         while self.used > self.capacity and len(self.loaded) > 1:
@@ -84,3 +86,12 @@ class ModelMemory:
     def used(self) -> float:
         """Memory in use, in large models."""
         return sum(self.loaded.values())
+
+
+VRAM = 24 * 2**30
+"""Bytes of memory that the device claims to have."""
+
+
+def free_bytes(memory: ModelMemory) -> int:
+    """How many of them are free."""
+    return int(VRAM * max(0.0, 1.0 - memory.used / max(memory.capacity, 0.1)))

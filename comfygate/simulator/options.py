@@ -91,6 +91,11 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def _seconds_of_file(text: str) -> tuple[str, float]:
+    name, _, seconds = text.rpartition("=")
+    return name, float(seconds)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read `arguments`, after those that the environment adds."""
     return parser().parse_args([*shlex.split(os.environ.get(ENVIRONMENT, "")), *arguments])
@@ -137,6 +142,14 @@ def _add_own_options(own: argparse._ArgumentGroup) -> None:
     add("--sim-node-seconds", type=float, default=0.0, metavar="S", help="time that every executed node takes")
     add("--sim-step-seconds", type=float, default=0.05, metavar="S", help="time of one sampling step")
     add("--sim-model-seconds", type=float, default=0.5, metavar="S", help="time to load a large model file")
+    add(
+        "--sim-load",
+        type=_seconds_of_file,
+        action="append",
+        default=[],
+        metavar="NAME=S",
+        help="time to load one model file; may be given for several",
+    )
     add("--sim-memory", type=float, default=2.0, metavar="N", help="large model files that stay loaded at once")
     add(
         "--sim-node",

@@ -63,6 +63,8 @@ class Server:
         if self._companion is not None:
             self._companion.protect_names(self._machine, self._jobs)
             self._companion.tell_progress(self.sockets, self._jobs)
+            self._companion.tell_models(self._machine, self.sockets)
+            routes.append(self._companion.read_ahead(self._machine.console))
             self._companion.parts.append("routes")
             routes += self._prompts.companion_routes(self._companion.parts)
         return routes

@@ -40,7 +40,7 @@ def run(options: argparse.Namespace, arguments: list[str]) -> NoReturn:
     _pass_start(options, Path(folders.temp).parent)
     _add_models_and_nodes(options)
     console = Console(sys.stdout if options.log_stdout else sys.stderr)
-    memory = ModelMemory(options.sim_memory, options.sim_model_seconds)
+    memory = ModelMemory(options.sim_memory, options.sim_model_seconds, dict(options.sim_load))
     machine = Machine(options, folders, console, memory, arguments=arguments)
     # A shell starts its background jobs deaf to SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -76,10 +76,25 @@ BAD: dict[str, dict[str, Any]] = {
 }
 
 
+TEXT_ENCODER = "tiny-clip.safetensors"
+
+
+def write_text_encoder(path: Path) -> None:
+    """A file that ComfyUI takes for CLIP-L; what is missing in it, it leaves as it is."""
+    header = {"text_model.encoder.layers.0.mlp.fc1.weight": {"dtype": "F16", "shape": [3072, 768]}}
+    size = 3072 * 768 * 2
+    text = json.dumps({name: {**facts, "data_offsets": [0, size]} for name, facts in header.items()}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(size))
+
+
 @pytest.fixture(scope="module")
 def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManagedBackend]:
-    workshop = Workshop(reactor, tmp_path_factory.mktemp("companion"))
-    made = workshop.backend(Program(HOME, PYTHON))
+    folder = tmp_path_factory.mktemp("companion")
+    workshop = Workshop(reactor, folder)
+    write_text_encoder(folder / TEXT_ENCODER)
+    paths = folder / "paths.yaml"
+    paths.write_text(f"mine:\n    base_path: {folder}\n    text_encoders: .\n")
+    made = workshop.backend(Program(HOME, PYTHON), arguments=("--extra-model-paths-config", str(paths)))
     made.start()
     pytest_twisted.blockon(ensureDeferred(workshop.becomes(made, BackendState.READY, 120)))
     yield made
@@ -191,5 +206,42 @@ async def test_progress_is_told_to_us_and_to_nobody_else(backend: ManagedBackend
     assert [one["node_type"] for one in told] == [None, "EmptyImage", "ImageInvert", "SaveImage", None]
     assert {one["nodes_total"] for one in told} == {3}
     assert (told[-1]["ended"], told[-1]["nodes_done"]) == (True, 3)
-    assert [message for message in monitor if message["type"] != "comfygate.progress"][1:] == stock[1:]
+    assert [message for message in monitor if not message["type"].startswith("comfygate.")][1:] == stock[1:]
     assert backend.progress is None
+
+
+def run(port: int, prompt: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run a prompt to its end; return what a monitor is told of models."""
+    with Listener.open(f"127.0.0.1:{port}", "/ws?clientId=comfygate-test-2") as monitor:
+        assert request(port, "POST", "/prompt", {"prompt": prompt}).status == 200
+        told: list[dict[str, Any]] = []
+        while not told or not told[-1]["ended"]:
+            message: Any = monitor.next()
+            if message["type"] == "comfygate.models":
+                told.append(message["data"])
+        return told
+
+
+@pytest_twisted.ensureDeferred
+async def test_models_are_told_of_for_as_long_as_they_are_in_memory(backend: ManagedBackend) -> None:
+    assert backend.address is not None
+    with_model = {
+        "1": {"class_type": "CLIPLoader", "inputs": {"clip_name": TEXT_ENCODER, "type": "stable_diffusion"}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat", "clip": ["1", 0]}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["2", 0]}},
+    }
+    begin, end = await deferToThread(run, backend.address[1], with_model)
+    assert (begin["models"], end["models"]) == ([], [TEXT_ENCODER])
+    assert end["free_memory"] > 0
+    with_model["2"]["inputs"]["text"] = "a dog"  # type: ignore[index]
+    begin, end = await deferToThread(run, backend.address[1], with_model)
+    assert (begin["models"], end["models"]) == ([TEXT_ENCODER], [TEXT_ENCODER])
+    begin, end = await deferToThread(run, backend.address[1], {"1": image(color=9), "2": save("1", 0)})
+    assert (begin["models"], end["models"]) == ([], [])
+    assert backend.holding is not None
+
+
+@pytest_twisted.ensureDeferred
+async def test_model_files_are_listed_and_read_ahead(backend: ManagedBackend) -> None:
+    assert TEXT_ENCODER in await client(backend).model_files()
+    await client(backend).read_ahead([TEXT_ENCODER, "../../etc/passwd"])

@@ -165,7 +165,7 @@ def test_what_would_harm_a_backend_is_refused(gateway: Gateway) -> None:
 
 
 def test_the_hub_spreads_prompts_and_finds_their_histories(gateway: Gateway) -> None:
-    told = [submit(gateway.hub, workflow(0.3)) for _ in range(8)]
+    told = [submit(gateway.hub, workflow(1.5)) for _ in range(8)]
     assert sorted(one["gpu_id"] for one in told) == [0, 0, 1, 1, 2, 2, 3, 3]
     for one in told:
         assert ended(gateway.hub, one["prompt_id"])["status"]["completed"]

@@ -190,7 +190,7 @@ def test_check_of_a_good_file(python: Path, tmp_path: Path) -> None:
 
 
 def test_built_in_policies_are_found(python: Path, tmp_path: Path) -> None:
-    for policy in ("least-loaded", "round-robin", "sticky-by-client"):
+    for policy in ("affinity", "fair:within=affinity,overtake=50", "most-free-memory", "weighted"):
         (tmp_path / "gpus.ini").write_text(f"{GOOD}policy = {policy}\n", encoding="utf-8")
         must([twistd(python), "comfygate", "--config", "gpus.ini", "--check"], tmp_path)
 
@@ -200,7 +200,7 @@ def test_built_in_policies_are_found(python: Path, tmp_path: Path) -> None:
     [
         ("rat = 3", "gpus.ini, [comfygate] rat: is not a key of this section; perhaps rate is meant."),
         ("[gpu:0]\nport = 8188", "gpus.ini, [comfygate] hub_port: port 8188 of hub is taken by gpu-0"),
-        ("policy = luck", "gpus.ini, [comfygate] policy: there is no routing policy 'luck'; known are: least-loaded"),
+        ("policy = luck", "gpus.ini, [comfygate] policy: there is no routing policy 'luck'; known are: affinity"),
         ("input_dir = /no/such", "gpus.ini, [comfygate] input_dir: there is no folder /no/such"),
     ],
 )

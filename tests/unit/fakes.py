@@ -24,7 +24,17 @@ from comfygate.control.reconcile import Reconciler
 from comfygate.errors import BackendUnreachable
 from comfygate.interfaces import IBackend, IBackendListener, IJournal
 from comfygate.ledger import Ledger
-from comfygate.model import BackendAnswer, BackendQueue, BackendState, Job, JobState, Progress, QueueItem, RestartCause
+from comfygate.model import (
+    BackendAnswer,
+    BackendQueue,
+    BackendState,
+    Holding,
+    Job,
+    JobState,
+    Progress,
+    QueueItem,
+    RestartCause,
+)
 from comfygate.queue import WaitingJobs
 from comfygate.routing.assignment import GateRouting
 from comfygate.routing.interrupts import LedgerLookup
@@ -67,6 +77,8 @@ class FakeClient:
     files: dict[str, float] = field(factory=dict)
     uploads: list[tuple[str, bytes]] = field(factory=list)
     after: dict[str, Callable[[], object]] = field(factory=dict)
+    model_names: frozenset[str] = frozenset()
+    read: list[list[str]] = field(factory=list)
 
     async def validate(self, body: bytes) -> FakeAnswer:
         await self._ready("validate")
@@ -130,6 +142,13 @@ class FakeClient:
         self.uploads.append((content_type, content.read()))
         return BackendAnswer(200, b'{"name": "x.png"}', "application/json")
 
+    async def read_ahead(self, models: Iterable[str]) -> None:
+        await self._ready("read_ahead")
+        self.read.append(list(models))
+
+    async def model_files(self) -> frozenset[str]:
+        return self.model_names
+
     async def _ready(self, method: str) -> None:
         self.asked.append(method)
         if self.pause is not None:
@@ -166,6 +185,7 @@ class FakeBackend:
     has_companion = True
     pid: int | None = None
     progress: Progress | None = None
+    holding: Holding | None = None
 
     def __init__(self, gpu_id: int) -> None:
         self.gpu_id = gpu_id
@@ -173,6 +193,7 @@ class FakeBackend:
         self.state = BackendState.READY
         self.restart_causes: dict[RestartCause, int] = {}
         self._client = FakeClient()
+        self.held_before: dict[str, tuple[str, ...]] = {}
         self.condemned: list[tuple[RestartCause, str]] = []
         self._listeners: list[Any] = []
 

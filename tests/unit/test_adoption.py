@@ -44,6 +44,7 @@ def adopt(text: str, *, fails: bool = False) -> tuple[Adoption, list[str]]:
         persistence=Noting("persistence", notes, False),  # type: ignore[arg-type]
         devices=SimpleNamespace(uuids={}),  # type: ignore[arg-type]
         herald=SimpleNamespace(plan=None),  # type: ignore[arg-type]
+        read_ahead=SimpleNamespace(wanted=True),  # type: ignore[arg-type]
         gpu_ports={2: 8183},
         **parts,
     )
@@ -55,9 +56,11 @@ def adopt(text: str, *, fails: bool = False) -> tuple[Adoption, list[str]]:
 
 def test_every_part_takes_it_on_in_an_order_in_which_no_gate_has_a_gpu_that_is_not_there() -> None:
     text = "prefetch = 5\nretries = 0\nwhen_down = refuse\nmax_pending = 7\nstart_timeout = 9\nshutdown_grace = 8\n"
+    text += "read_ahead = off\n"
     adoption, notes = adopt(text + "interrupt_policy = ask-all\n[gate:fast]\nport = 8190\ngpus = 1\n")
     assert notes == ["gpus.prepare", "persistence.follow", "ports.follow", "gpus.carry_out"]
     books = adoption.books
+    assert not adoption.read_ahead.wanted
     assert (books.prefetch, books.retries, books.queue_when_down) == (5, 0, False)
     assert books.ledger.waiting.max_jobs == 7
     assert (adoption.operations.start_timeout, adoption.shutdown.grace) == (9, 8)

@@ -47,6 +47,8 @@ TIERS = {
         "comfygate.routes",
         "comfygate.routing*",
         "comfygate.last_words",
+        "comfygate.line",
+        "comfygate.models",
     ],
     "I/O": ["comfygate.backend*", "comfygate.failpoints", "comfygate.gate*", "comfygate.journal*"],
     "edge": ["comfygate.control*"],
@@ -82,7 +84,7 @@ APART = {
 
 THIRD_PARTY_OF = {
     # Where something else than the declared requirements of the package is there.
-    "comfygate.companion": {"aiohttp", "execution", "folder_paths", "server", "nodes"},  # ComfyUI's own
+    "comfygate.companion": {"aiohttp", "comfy", "execution", "folder_paths", "server", "nodes"},  # ComfyUI's own
 }
 
 KNOWS_THE_REACTOR = "comfygate.tap"

@@ -33,7 +33,7 @@ def changes(old: str, new: str) -> Changes:
         ("rate = 5\n" + FAST, FAST + "rate = 5\n", ["port 8181 (gpu-0), port 8182 (gpu-1), port 8183 (gpu-2), "
          "port 8188 (hub): rate 5 → 10"]),
         (FAST, FAST.replace("0,1", "1,2"), ["port 8190 (fast): gpus 0,1 → 1,2"]),
-        (FAST, FAST + "policy = round-robin\n", ["port 8190 (fast): policy least-loaded → round-robin"]),
+        (FAST, FAST + "policy = round-robin\n", ["port 8190 (fast): policy affinity → round-robin"]),
         (FAST, FAST + "metered = GET /queue\n", ["port 8190 (fast): metered changed"]),
         (FAST, FAST + "metered =\nlimit_by = client\nmax_wait = 2.5\nburst = 1\n",
          ["port 8190 (fast): burst 20 → 1, limit_by port → client, max_wait 0 → 2.5, metered changed"]),
@@ -166,7 +166,7 @@ VALUES = {
     "policy": "round-robin", "interrupt_policy": "ask-all", "cors_origins": "null", "limit_by": "client",
     "metered": "GET /queue", "journal": "off", "when_down": "refuse", "max_pending_bytes": "2G", "max_prompt": "1M",
     "max_body": "1M", "log_size": "1M", "retries": "0", "name": "other", "url": "http://h:1", "port": "9100",
-    "gpus": "2", "start_timeout": "7.5", "backend_timeout": "7.5",
+    "read_ahead": "off", "gpus": "2", "start_timeout": "7.5", "backend_timeout": "7.5",
 }  # fmt: skip
 SECTIONS = [(section, key) for section, keys in EFFECTS.items() for key in keys if VALUES.get(key, "7")]
 

@@ -66,7 +66,7 @@ def test_every_value_has_a_default() -> None:
     assert config.control_socket == "/state/control.sock"
     assert (config.input_dir, config.output_dir) == ("/opt/ComfyUI/input", "/opt/ComfyUI/output")
     assert config.arguments == ()
-    assert config.policy == PolicySpec("least-loaded")
+    assert config.policy == PolicySpec("affinity")
     assert config.interrupt_policy == PolicySpec("ledger")
     assert (config.rate, config.burst, config.limit_by, config.max_wait) == (10, 20, "port", 0)
     assert config.metered == DEFAULT_METERED

@@ -8,7 +8,8 @@ import orjson
 import pytest
 
 from comfygate.backend.monitor import LONGEST_NAME, progress_of
-from comfygate.companion.custom_nodes.comfygate_companion.progress import INTERVAL, Steps, Teller, needed
+from comfygate.companion.custom_nodes.comfygate_companion.listening import Teller
+from comfygate.companion.custom_nodes.comfygate_companion.progress import INTERVAL, MESSAGE, Steps, needed
 from comfygate.model import Progress
 
 PROMPT: dict[str, Any] = {
@@ -114,12 +115,13 @@ def test_what_does_not_matter(event: Any, data: Any) -> None:
 
 def test_only_monitors_are_told_and_a_fault_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
     sent: list[tuple[str, Any, str]] = []
-    teller = Teller(Run().steps, lambda *message: sent.append(message), lambda: ["me", "comfygate-1", None, 5])
+    clients = ["me", "comfygate-1", None, 5]
+    teller = Teller(MESSAGE, Run().steps.event, lambda *message: sent.append(message), lambda: clients)
     teller.heard("execution_start", {"prompt_id": "p"})
     assert [(type, client) for type, _, client in sent] == [("comfygate.progress", "comfygate-1")]
     for _ in range(3):
         teller.heard("progress_state", {"prompt_id": "p", "nodes": {"2": None}})
-    assert caplog.text.count("progress is not told any more") == 1
+    assert caplog.text.count("comfygate.progress is not told any more") == 1
     assert len(sent) == 1
 
 

@@ -151,7 +151,9 @@ def test_interrupts_are_looked_up_in_the_books_or_everywhere() -> None:
 
 def test_built_in_policies_are_found_by_name_and_keep_their_promises() -> None:
     policies = Policies.installed()
-    assert [maker.name for maker in policies.makers("routing")] == ["least-loaded", "round-robin", "sticky-by-client"]
+    assert [maker.name for maker in policies.makers("routing")] == [
+        *("affinity", "fair", "least-loaded", "most-free-memory", "round-robin", "sticky-by-client", "weighted")
+    ]
     assert [maker.name for maker in policies.makers("interrupt")] == ["ask-all", "ledger"]
     for maker in policies.makers("routing"):
         verifyObject(IRoutingPolicy, policies.make("routing", maker.name, {}))
@@ -165,7 +167,7 @@ class NotAPolicy:
 
 def test_mistakes_are_answered_with_what_is_known() -> None:
     policies = Policies.installed()
-    with pytest.raises(PolicyError, match="known are: least-loaded, round-robin, sticky-by-client"):
+    with pytest.raises(PolicyError, match="known are: affinity, fair, least-loaded, "):
         policies.make("routing", "fastest", {})
     with pytest.raises(PolicyError, match="takes no arguments, and got bias=3"):
         policies.make("routing", "least-loaded", {"bias": "3"})

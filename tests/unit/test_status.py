@@ -82,6 +82,7 @@ def test_nothing_to_do(observed: Observed) -> None:
         "unknown": 0,
         "refused": 0,
         "job": None,
+        "models": (),
         "memory": None,
         "utilisation": None,
         "temperature": None,

@@ -2,8 +2,11 @@
 
 It consists of parts that don't need each other, each a module with ``install()``:
 
+- ``models``: ComfyGate is told which model files are in memory when a prompt begins and when it ends;
 - ``names``: no two ComfyUIs save under the same name, though all save into one folder;
 - ``progress``: ComfyGate is told how far the running prompt is, whoever sent it;
+- ``read_ahead``: ``POST /comfygate/read_ahead``, ``{"models": [names]}``, has model files read into the page cache
+  while there is memory for them;
 - ``routes``: ``GET /comfygate/companion``, ``{"version", "routes", "parts"}``, says what there is;
   ``POST /comfygate/validate`` takes the body of ``POST /prompt`` and answers
   what that would, without queueing anything: ``{"outputs": [ids], "node_errors"}``
@@ -24,7 +27,7 @@ NODE_DISPLAY_NAME_MAPPINGS: dict[str, str] = {}
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
-PARTS = ("names", "progress", "routes", "user_files")
+PARTS = ("models", "names", "progress", "read_ahead", "routes", "user_files")
 
 installed: list[str] = []
 """The parts that found what they need in this ComfyUI."""

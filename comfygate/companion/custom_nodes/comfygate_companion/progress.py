@@ -8,14 +8,14 @@ the sockets whose client id begins with ``comfygate-``, and to no others.
 from __future__ import annotations
 
 import importlib
-import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .listening import listen
+
 MESSAGE = "comfygate.progress"
-MONITORS = "comfygate-"
 INTERVAL = 0.25
 """Seconds between two messages about the same node."""
 
@@ -159,39 +159,6 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
-class Teller:
-    """Tells monitors what :class:`Steps` says; fails once at most, and never its caller.
-
-    :param send: sends a message to one client: (type, data, client id).
-    :param clients: the client ids that are connected now.
-    """
-
-    def __init__(
-        self,
-        steps: Steps,
-        send: Callable[[str, Any, str], object],
-        clients: Callable[[], Sequence[Any]],
-    ) -> None:
-        self._steps = steps
-        self._send = send
-        self._clients = clients
-        self._broken = False
-
-    def heard(self, event: Any, data: Any) -> None:
-        """ComfyUI said something, to whomever.  Never raises."""
-        if self._broken:
-            return
-        try:
-            message = self._steps.event(event, data)
-            if message is not None:
-                for client in self._clients():
-                    if isinstance(client, str) and client.startswith(MONITORS):
-                        self._send(MESSAGE, message, client)
-        except Exception:
-            self._broken = True
-            logging.getLogger("comfygate").exception("[comfygate] progress is not told any more")
-
-
 def install(parts: list[str]) -> None:
     """Listen to this ComfyUI.
 
@@ -199,8 +166,6 @@ def install(parts: list[str]) -> None:
     :raises Exception: of any kind, if this ComfyUI is not like those known.
     """
     server = importlib.import_module("server").PromptServer.instance
-    executor = importlib.import_module("execution").PromptExecutor
-    send_sync = server.send_sync
 
     def running(prompt_id: str) -> Running | None:
         # (number, prompt_id, prompt, extra_data, outputs to execute, …)
@@ -209,21 +174,4 @@ def install(parts: list[str]) -> None:
                 return item[2], item[4]
         return None
 
-    teller = Teller(Steps(running), send_sync, lambda: list(server.sockets))
-
-    def send_and_listen(event: Any, data: Any, sid: Any = None) -> None:
-        send_sync(event, data, sid)
-        teller.heard(event, data)
-
-    server.send_sync = send_and_listen
-    # What nobody is told of a prompt without a client id is noted all the same.
-    add_message = getattr(executor, "add_message", None)
-    if add_message is None:
-        return
-
-    def note_and_listen(self: Any, event: Any, data: Any, *args: Any, **kwargs: Any) -> Any:
-        noted = add_message(self, event, data, *args, **kwargs)
-        teller.heard(event, data)
-        return noted
-
-    executor.add_message = note_and_listen
+    listen(MESSAGE, Steps(running).event)

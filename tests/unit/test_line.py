@@ -1,0 +1,87 @@
+"""The waiting jobs of a gate: what is built from them stays right, whatever comes and goes."""
+
+import random
+
+import pytest
+
+from comfygate.line import Line, group_of
+from comfygate.model import Job
+from comfygate.testing import job
+
+
+def test_heads_are_the_first_of_each_group_in_order() -> None:
+    line = Line()
+    one, two, three = job(models=["a"]), job(models=["b"]), job(models=["a"])
+    for each in (three, two, one):
+        line.add(each)
+    assert list(line) == [one, two, three]
+    assert list(line.heads()) == [one, two]
+    assert line.alike(one) == 2
+    line.remove(one)
+    assert list(line.heads()) == [two, three]
+    assert line.alike(job(models=["c"])) == 0
+    assert (line[0], line[1:], len(line)) == (two, [three], 2)
+
+
+def test_those_before_a_job_that_goes_are_overtaken_where_they_could_have_gone() -> None:
+    pinned, first, second, last = job(targets=[1]), job(targets=[0, 1]), job(targets=[0]), job(targets=[0, 1])
+    line = Line([last, second, first, pinned])
+    line.hand_over(second, 0, 6.0)
+    line.remove(second)
+    assert [line.overtaken(each) for each in line] == [(0, 0.0), (1, 3.0), (0, 0.0)]
+    assert line.patient(2, 10.0)
+    assert not line.patient(1, 10.0)
+    assert not line.patient(2, 3.0)
+    assert list(line.overdue(1, 10.0)) == [first]
+    assert list(line.overdue(5, 3.0)) == [first]
+
+
+def test_what_does_not_wait_cannot_be_removed() -> None:
+    line = Line([job()])
+    with pytest.raises(KeyError):
+        line.remove(job())
+
+
+def test_a_line_is_taken_as_it_is_and_anything_else_is_put_in_order() -> None:
+    line = Line()
+    assert Line.of(line) is line
+    late, early = job(number=9), job(number=1)
+    assert list(Line.of([late, early])) == [early, late]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_whatever_comes_and_goes_it_is_as_if_made_anew(seed: int) -> None:
+    dice = random.Random(seed)
+    line, there = Line(), list[Job]()
+    overtaken: dict[str, int] = {}
+    for step in range(300):
+        if step == dice.randrange(100):
+            line.heads()
+            line.clients()
+        if there and dice.random() < 0.45:
+            gone = there.pop(dice.randrange(len(there)))
+            if dice.random() < 0.7:
+                gpu_id = dice.choice(sorted(gone.targets))
+                line.hand_over(gone, gpu_id, 1.0)
+                for other in there:
+                    overtaken[other.prompt_id] += other.order < gone.order and gpu_id in other.targets
+            line.remove(gone)
+        else:
+            new = job(
+                number=dice.choice([None, -1.0, dice.uniform(0, 1000)]),
+                targets=dice.choice([[0], [0, 1], [1]]),
+                models=dice.choice([[], ["a"], ["b"], ["a", "b"]]),
+                client_id=dice.choice([None, "x", "y"]),
+            )
+            there.append(new)
+            overtaken[new.prompt_id] = 0
+            line.add(new)
+    fresh = Line(there)
+    assert list(line) == list(fresh) == sorted(there, key=lambda each: each.order)
+    assert list(line.heads()) == list(fresh.heads())
+    assert all(line.alike(each) == fresh.alike(each) for each in there)
+    assert all(line.overtaken(each)[0] == overtaken[each.prompt_id] for each in there)
+    assert {key: list(own) for key, own in line.clients().items()} == {
+        key: list(own) for key, own in fresh.clients().items()
+    }
+    assert {group_of(each) for each in there} == {group_of(each) for each in line.heads()}
