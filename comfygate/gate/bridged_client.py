@@ -135,6 +135,9 @@ class BridgedClient:
         if self._ending is not None and not self._outbox:
             self.client.end(self._ending)
 
+    def client_ponged(self, payload: bytes) -> None:
+        """Nobody has asked for that."""
+
     def client_gone(self, ending: Ending) -> None:
         """Close the backend leg as the client closed its own."""
         self._asked = None  # answering would bring the dead leg to life

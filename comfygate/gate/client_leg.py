@@ -41,6 +41,9 @@ class ClientSide(Protocol):
     def client_writable(self) -> None:
         """The client has taken all that was sent."""
 
+    def client_ponged(self, payload: bytes) -> None:
+        """The client has read what was sent before a ping with this payload, or says so."""
+
     def client_gone(self, ending: Ending) -> None:
         """The connection is gone; called once, whatever happened before."""
 
@@ -157,6 +160,10 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
             self.sendPong(payload)  # type: ignore[no-untyped-call]
         else:
             self._owed = payload
+
+    def onPong(self, payload: bytes) -> None:
+        """Tell the owner."""
+        self._owner.client_ponged(payload)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Tell the owner."""
