@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import re
@@ -120,7 +121,7 @@ class Crowd:
                 assert kinds[0] == "execution_start" and kinds[-2:] == ["execution_success", "idle"], kinds
                 assert len(set(kinds) & {"executed", "execution_cached"}) == 2, kinds
                 assert max(Counter(one for one in kinds if one.startswith("execution_")).values()) == 1
-            switches = sum(1 for before, after in zip(order, order[1:], strict=False) if before != after)
+            switches = sum(1 for before, after in itertools.pairwise(order) if before != after)
             assert several or switches == prompts - 1, "stories are mixed"
             return list(colors)
 
@@ -152,7 +153,8 @@ def deaf_client(gateway: Gateway, client_id: str) -> socket.socket:
     deaf.connect(("127.0.0.1", gateway.hub))
     deaf.sendall(
         f"GET /ws?clientId={client_id} HTTP/1.1\r\nHost: 127.0.0.1:{gateway.hub}\r\nUpgrade: websocket\r\n"
-        "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     assert deaf.recv(20).startswith(b"HTTP/1.1 101")
     return deaf
