@@ -18,6 +18,7 @@ import orjson
 _PREFIX = "gate-"  # not "comfygate-": to clients with such ids the companion tells our own news
 _DIGITS = 40  # of SHA-256's 64; 160 bits
 _MOST = 10_000
+_LONGEST = 200  # characters of an id that is remembered
 
 _KEY = b'"client_id"'
 _REST = re.compile(rb'\s*:\s*("(?:[^"\\]|\\.)*")(?=\s*\}\s*,\s*\[)', re.DOTALL)
@@ -41,13 +42,14 @@ class Aliases:
         if not client_id:
             return client_id
         alias = self._inside.get(client_id)
-        if alias is None:
-            alias = self._inside[client_id] = self._digest("inside", client_id)
-            self._outside[alias] = client_id
+        if alias is not None:
+            self._inside.move_to_end(client_id)
+            return alias
+        alias = self._digest("inside", client_id)
+        if len(client_id) <= _LONGEST:
+            self._inside[client_id], self._outside[alias] = alias, client_id
             if len(self._inside) > _MOST:
                 self._outside.pop(self._inside.popitem(last=False)[1], None)
-        else:
-            self._inside.move_to_end(client_id)
         return alias
 
     def outside(self, alias: str) -> str:

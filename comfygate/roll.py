@@ -16,7 +16,7 @@ from comfygate.endings import ending
 from comfygate.interfaces import IJobListener
 from comfygate.ledger import Ledger
 from comfygate.model import Job, JobState
-from comfygate.outbox import Message
+from comfygate.outbox import MIB, Message
 
 Ends = list[tuple[str, Sequence[Message]]]
 
@@ -25,6 +25,9 @@ _MOST_ABSENT = 1_000
 
 _MOST_ENDS = 64
 """Ends that are kept for one of them."""
+
+_MOST_BYTES = 16 * MIB
+"""Bytes that are kept for all of them."""
 
 _LONGEST_ABSENCE = 600.0
 """Seconds for which they are."""
@@ -48,6 +51,7 @@ class Change:
 @define
 class _Absent:
     since: float
+    size: int
     ends: OrderedDict[str, Sequence[Message]] = field(factory=OrderedDict)
 
 
@@ -83,6 +87,7 @@ class Roll:
         self._clients: dict[str, _Client] = {}
         self._whose: dict[str, str] = {}
         self._absent: OrderedDict[str, _Absent] = OrderedDict()
+        self._kept = 0  # bytes
 
     def owns(self, client_id: str, prompt_id: str) -> bool:
         """Whether a prompt is this client's, and has not ended."""
@@ -108,7 +113,7 @@ class Roll:
         :return: what it has missed since it had one.
         """
         self._clients.setdefault(client_id, _Client()).told.append(told)
-        absent = self._absent.pop(client_id, None)
+        absent = self._drop(client_id)
         if absent is None or self._now() - absent.since > _LONGEST_ABSENCE:
             return []
         return list(absent.ends.items())
@@ -122,9 +127,10 @@ class Roll:
         client.told.remove(told)
         if client.told:
             return
-        self._absent[client_id] = _Absent(self._now())
+        self._absent[client_id] = _Absent(self._now(), len(client_id))
+        self._kept += len(client_id)
         if len(self._absent) > _MOST_ABSENT:
-            self._absent.popitem(last=False)
+            self._drop(next(iter(self._absent)))
         self._keep(client_id, untold)
         self._forget(client_id)
 
@@ -182,14 +188,33 @@ class Roll:
         if absent is None:
             return
         if self._now() - absent.since > _LONGEST_ABSENCE:
-            del self._absent[client_id]
+            self._drop(client_id)
             return
         for prompt_id, messages in ends:
+            if prompt_id in absent.ends:
+                continue
             absent.ends[prompt_id] = messages
+            self._count(absent, _size(messages))
             if len(absent.ends) > _MOST_ENDS:
-                absent.ends.popitem(last=False)
+                self._count(absent, -_size(absent.ends.popitem(last=False)[1]))
+        while self._kept > _MOST_BYTES:
+            self._drop(next(iter(self._absent)))
+
+    def _count(self, absent: _Absent, size: int) -> None:
+        absent.size += size
+        self._kept += size
+
+    def _drop(self, client_id: str) -> _Absent | None:
+        absent = self._absent.pop(client_id, None)
+        if absent is not None:
+            self._kept -= absent.size
+        return absent
 
     def _forget(self, client_id: str) -> None:
         client = self._clients.get(client_id)
         if client is not None and not client.prompts and not client.told:
             del self._clients[client_id]
+
+
+def _size(messages: Iterable[Message]) -> int:
+    return sum(message.cost for message in messages)

@@ -223,4 +223,4 @@ class Bridges:
         for bridge in list(self._bridges):
             bridge.tell(remaining)
         for listener in list(self._listeners.values()):
-            listener.tell()
+            listener.tell(remaining)

@@ -63,6 +63,24 @@ class Listener:
     :ivar first: what every connection to a backend begins with: the client's feature flags.
     """
 
+    __slots__ = (
+        "_answer",
+        "_asked_for",
+        "_ears",
+        "_gate",
+        "_gpu_ids",
+        "_merger",
+        "_news",
+        "_roll",
+        "_settling",
+        "_sockets",
+        "_waking",
+        "alias",
+        "client_id",
+        "first",
+        "wanted",
+    )
+
     def __init__(self, gate: Gate, roll: Roll, client_id: str, head: RequestHead, gpu_ids: Sequence[int]) -> None:
         self.client_id = client_id
         self.alias = roll.aliases.inside(client_id)
@@ -125,10 +143,10 @@ class Listener:
 
     def remaining(self) -> int:
         """How many prompts are left: never none while the client waits for one of its own."""
-        remaining = self._gate.status.remaining()
-        if remaining == 0 and self._merger.waits(self._roll.prompts(self.client_id)):
-            return 1
-        return remaining
+        return self._shown(self._gate.status.remaining())
+
+    def _shown(self, left: int) -> int:
+        return left or int(self._merger.waits(self._roll.prompts(self.client_id)))
 
     # The ears'.
 
@@ -173,9 +191,12 @@ class Listener:
             self._lose(gpu_id)
         self._review()
 
-    def tell(self) -> None:
-        """Tell how many prompts are left."""
-        remaining = self.remaining()
+    def tell(self, left: int) -> None:
+        """Tell how many prompts are left.
+
+        :param left: on all GPUs of the gate.
+        """
+        remaining = self._shown(left)
         for socket in tuple(self._sockets):
             socket.tell(remaining, self._roll.version)
 
@@ -234,7 +255,7 @@ class Listener:
         if self._asked_for != self._merger.ends:
             self._asked_for = self._merger.ends
             self._sockets[-1].ask(self._asked_for)
-            self.tell()
+            self.tell(self._gate.status.remaining())
         self._wake_in_time()
 
     def _wake_in_time(self) -> None:

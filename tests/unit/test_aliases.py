@@ -41,6 +41,9 @@ def test_aliases_that_were_long_not_used_are_forgotten() -> None:
     assert one.outside(first) == first
     assert len(one._outside) == len(one._inside) == 10_000
     assert one.inside("first") == first
+    long = one.inside("x" * 10**6)
+    assert one.outside(long) == long and one.inside("x" * 10**6) == long
+    assert len(one._outside) == len(one._inside) == 10_000
 
 
 @pytest.mark.parametrize("client_id", ["me", 'a"b', "a\\", "ä ☃", 'x"},["9"]]'])

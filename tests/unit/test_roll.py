@@ -141,6 +141,19 @@ def test_ends_are_kept_for_a_while_and_not_too_many() -> None:
     assert len(world.roll._clients) == 0
 
 
+def test_bytes_that_are_kept_are_bounded() -> None:
+    world = World()
+    for n in range(100):
+        world.roll.listen(str(n), world.changes.append)
+        ends = [(str(m), (Message(bytes(2**18)),)) for m in range(5)]
+        world.roll.leave(str(n), world.changes.append, [*ends, *ends])
+        assert world.roll._kept == sum(one.size for one in world.roll._absent.values()) <= 2**24
+    assert 10 < len(world.roll._absent) < 15
+    for client_id in list(world.roll._absent):
+        world.roll.listen(client_id, world.changes.append)
+    assert world.roll._kept == 0
+
+
 def test_one_of_two_ports_may_be_left() -> None:
     world = World()
     others: list[Change] = []
