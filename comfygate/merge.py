@@ -245,9 +245,11 @@ class Merger:
     def waits(self, prompts: Iterable[str]) -> bool:
         """Whether the client has reason to wait for the end of a prompt.
 
-        :param prompts: those of its own that have not ended.
+        :param prompts: those of its own whose last event was not seen.
         """
-        return any(one.ending for one in self._stories.values()) or any(one not in self._told for one in prompts)
+        if self._shelf or any(one.ending or one.last or one.idle for one in self._stories.values()):
+            return True
+        return any(one not in self._told for one in prompts)
 
     # How.
 

@@ -6,7 +6,7 @@ Only of prompts that backends know under an alias, see :mod:`comfygate.aliases`.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from attrs import define, field, frozen
 from zope.interface import implementer
@@ -93,10 +93,12 @@ class Roll:
         """Whether a prompt is this client's, and has not ended."""
         return self._whose.get(prompt_id) == client_id
 
-    def prompts(self, client_id: str) -> Collection[str]:
-        """A client's prompts that have not ended."""
+    def prompts(self, client_id: str) -> Iterator[str]:
+        """A client's prompts whose last event was not seen."""
         client = self._clients.get(client_id)
-        return () if client is None else client.prompts.keys()
+        for prompt_id in () if client is None else client.prompts:
+            if not self._ledger.is_finished(prompt_id):
+                yield prompt_id
 
     def runs(self, client_id: str, gpu_id: int) -> str | None:
         """The prompt that runs on a GPU, if it is this client's."""

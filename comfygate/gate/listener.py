@@ -20,6 +20,7 @@ from comfygate.last_words import EVENTS
 from comfygate.merge import Merger
 from comfygate.outbox import Message, text_type
 from comfygate.roll import Change, Roll
+from comfygate.spoken import Role, read
 
 SEVERAL = "supports_concurrent_prompts"
 """The feature flag of clients that can follow several prompts at once; ours, not ComfyUI's."""
@@ -248,15 +249,25 @@ class Listener:
         self._deliver(self._merger.lose(gpu_id, self._now))
 
     def _deliver(self, messages: Iterable[Message]) -> None:
-        if self._sockets:
-            self._sockets[-1].deliver(messages)
-        if not self._sockets:  # it may have been closed for being slow
+        if not self._sockets:
             return
-        if self._asked_for != self._merger.ends:
-            self._asked_for = self._merger.ends
-            self._sockets[-1].ask(self._asked_for)
-            self.tell(self._gate.status.remaining())
-        self._wake_in_time()
+        messages, ends = tuple(messages), self._merger.ends
+        if self._asked_for == ends:
+            self._sockets[-1].deliver(messages)
+        else:
+            self._asked_for = ends
+            self._deliver_ends(messages)
+        if self._sockets:  # the last may have been closed for being slow
+            self._wake_in_time()
+
+    def _deliver_ends(self, messages: Sequence[Message]) -> None:
+        """ComfyUI tells how many prompts are left before it says that nothing runs."""
+        socket = self._sockets[-1]
+        at = max((n for n, one in enumerate(messages) if read(one).role is Role.IDLE), default=len(messages))
+        socket.deliver(messages[:at])
+        self.tell(self._gate.status.remaining())
+        socket.deliver(messages[at:])
+        socket.ask(self._asked_for)
 
     def _wake_in_time(self) -> None:
         due = self._merger.due
