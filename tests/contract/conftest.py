@@ -87,6 +87,19 @@ def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable)
 
 
 @contextlib.contextmanager
+def hub(folder: Path) -> Iterator[Target]:
+    """The hub, over one GPU: in an order that can be foreseen."""
+    config = (
+        "devices = cpu*1\ncomfyui = simulator\nrate = 0\nmax_prompt = 2M\narguments = --max-upload-size 2\n"
+        f"input_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\n"
+    )
+    for each in ("input", "output"):
+        (folder / each).mkdir()
+    with gateway.running(folder, config, gpus=1) as daemon:
+        yield Target("hub", f"http://127.0.0.1:{daemon.hub}", gpu_id=0, merges=True)
+
+
+@contextlib.contextmanager
 def real_gate(folder: Path) -> Iterator[Target]:
     with gate(folder, os.environ["COMFYUI_HOME"], real_python()) as target:
         yield target
@@ -99,7 +112,7 @@ DIRECT: dict[str, Start] = {"simulator": simulator}
 if os.environ.get("COMFYUI_HOME"):
     DIRECT["real"] = real
 
-TARGETS: dict[str, Start] = {**DIRECT, "gate": gate}
+TARGETS: dict[str, Start] = {**DIRECT, "gate": gate, "hub": hub}
 """Everything that must look like one."""
 if os.environ.get("COMFYUI_HOME"):
     TARGETS["real-gate"] = real_gate
