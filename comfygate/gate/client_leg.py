@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from comfygate.errors import GateError
 from comfygate.gate.tally import Tally
-from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, ending_of
+from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 from comfygate.http1 import request_head_end
 from comfygate.routes import Kind
 
@@ -140,6 +140,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Tell the owner."""
+        self.settle()
         self._tally.requests[Kind.WEBSOCKET, 101] += 1
         self.transport.resumeProducing()
         self._owner.client_opened()
@@ -235,6 +236,7 @@ def client_factory(clock: IReactorTime, limits: Limits) -> WebSocketServerFactor
         autoPingTimeout=limits.client_pong,
         **common_options(limits),
     )
+    factory.protocol = configured(ClientLeg, factory)
     return factory
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
+from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -34,6 +35,7 @@ class Hall(Protocol):
 
     limits: Limits
     clock: IReactorTime
+    client_factory: WebSocketServerFactory
     closing: bool
     clients: int
     tally: Tally
@@ -85,7 +87,8 @@ class MergedClient:
 
     def __init__(self, gate: Hall, head: RequestHead, stage: Callable[[], Stage]) -> None:
         limits = gate.limits
-        self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
+        kind: Any = gate.client_factory.protocol
+        self.client: ClientLeg = kind(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
         self.spoke = False
         self.flags: bytes | None = None
         self.several = False
