@@ -68,6 +68,7 @@ class Listener:
         "_answer",
         "_asked_for",
         "_ears",
+        "_full",
         "_gate",
         "_gpu_ids",
         "_merger",
@@ -97,6 +98,7 @@ class Listener:
         self._settling: IDelayedCall | None = None
         self._waking: IDelayedCall | None = None
         self._answer: bytes | None = None  # the newest answer to the client's feature flags
+        self._full = False
         self._asked_for = 0  # the end up to which the client was asked for a sign
 
     # The sockets'.
@@ -135,7 +137,7 @@ class Listener:
         if not socket.spoke and not binary and text_type(payload) == FEATURE_FLAGS:
             socket.flags, socket.several = _without_ours(payload)
             self._adopt(socket)
-        else:
+        elif not self._full:  # ComfyUI does not listen; so it is not worth waiting for
             any(ear.say(payload, binary) for ear in self._ears.values())
 
     def confirmed(self, number: int) -> None:
@@ -168,9 +170,8 @@ class Listener:
                 socket.answer()
 
     def ear_full(self, full: bool) -> None:
-        """Read from the client only what the backend takes."""
-        if self._sockets:
-            self._sockets[-1].read(not full)
+        """Whether the backend that is told what the client says takes no more at present."""
+        self._full = full
 
     def ear_lost(self, gpu_id: int) -> None:
         """A backend does not take the connection: without any other, the client is told to come again."""

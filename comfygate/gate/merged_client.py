@@ -213,11 +213,6 @@ class MergedClient:
             if not self._outbox:
                 self.client.end(ending)
 
-    def read(self, reading: bool) -> None:
-        """Go on, or stop, reading from the client."""
-        if self._open:
-            self.client.read(reading)
-
     def _deliver(self, message: Message) -> None:
         if self._ending is not None:
             return

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
 import re
 import signal
 import socket
+import struct
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ import aiohttp
 import pytest
 
 from tests.contract.comfyui_client import Listener
-from tests.gateway import Gateway, eventually, request, running, workflow
+from tests.gateway import Gateway, eventually, request, resident_kib, running, workflow
 
 LIMIT = 60.0
 JPEG = b"\0\0\0\1\0\0\0\1"
@@ -359,6 +361,107 @@ def test_events_are_told_under_the_same_names_after_a_restart(gateway: Gateway) 
             assert events(seen, prompt_id)[-2:] == ["execution_success", "idle"]
         assert events(seen, running_one)[-2:] == ["execution_success", "idle"]
     gateway.wait_ready()
+
+
+def test_an_end_that_no_gpu_can_tell_is_told_with_its_reason(gateway: Gateway) -> None:
+    me = uuid.uuid4().hex
+    with listen(gateway.hub, me) as client:
+        prompt_id = submit(gateway.hub, me, workflow(0.2, fault="exit"))
+        seen = client.until_idle(prompt_id)
+        assert events(seen, prompt_id)[-2:] == ["execution_error", "idle"]
+        [error] = [one for one in seen if isinstance(one, dict) and one["type"] == "execution_error"]
+        assert "lost 2 times" in error["data"]["exception_message"]
+
+
+def test_a_gates_set_may_change_under_its_clients(gateway: Gateway) -> None:
+    me = uuid.uuid4().hex
+    before = gateway.config.read_text()
+    gateway.config.write_text(f"{before}\n[gate:some]\nport = {gateway.spare}\ngpus = 0,1\nrate = 0\n")
+    try:
+        gateway.process.send_signal(signal.SIGHUP)
+        eventually(lambda: serves(gateway.spare))
+        with listen(gateway.spare, me) as client:
+            slow = submit(gateway.spare, me, workflow(3.0), 1)
+            until(client, "progress")
+            gateway.config.write_text(gateway.config.read_text().replace("gpus = 0,1", "gpus = 0,2"))
+            gateway.process.send_signal(signal.SIGHUP)
+            eventually(lambda: pinned(gateway.spare, 2))
+            other = submit(gateway.spare, me, workflow(), 2)
+            assert events(client.until_idle(slow), slow)[-2:] == ["execution_success", "idle"]
+            assert events(client.until_idle(other), other)[-2:] == ["execution_success", "idle"]
+            gateway.config.write_text(before)
+            gateway.process.send_signal(signal.SIGHUP)
+            while client.next() is not None:
+                pass
+            assert client.close_code == 1012
+    finally:
+        gateway.config.write_text(before)
+
+
+def serves(port: int) -> bool:
+    try:
+        return request(port, "GET", "/queue").status == 200
+    except OSError:
+        return False
+
+
+def pinned(port: int, gpu_id: int) -> bool:
+    """Whether a GPU is one of the port's; its prompt is not valid."""
+    answer = request(port, "POST", "/prompt", {"prompt": {}}, {"X-Target-GPU": str(gpu_id)})
+    return bool(answer.json()["error"]["type"] != "invalid_target")
+
+
+def unkind(port: int, target: str) -> socket.socket:
+    """A WebSocket of somebody who does not care for what comes."""
+    one = socket.create_connection(("127.0.0.1", port), LIMIT)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # it leaves with a reset
+    one.sendall(
+        f"GET {target} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    return one
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else struct.pack(">BQ", 0xFF, len(payload))
+    return bytes([0x80 | opcode]) + size + b"\0\0\0\0" + payload
+
+
+def test_unkind_clients_cost_others_nothing(gateway: Gateway) -> None:
+    def honest() -> None:
+        me = uuid.uuid4().hex
+        with listen(gateway.hub, me) as client:
+            for _ in range(5):
+                prompt_id = submit(gateway.hub, me, workflow())
+                assert events(client.until_idle(prompt_id), prompt_id)[-2:] == ["execution_success", "idle"]
+
+    honest()
+    before = resident_kib(gateway.pid)
+    crowd = [unkind(gateway.hub, f"/ws?clientId=unkind-{n % 50}") for n in range(200)]
+    honest()
+    for one in crowd[::2]:
+        one.close()
+    for n, one in enumerate(crowd[1::2]):
+        with contextlib.suppress(OSError):  # some may have been closed for what they said
+            flags = {"type": "feature_flags", "data": {"supports_preview_metadata": n % 2 == 0, "x": "y" * 60_000}}
+            one.sendall(masked(1, json.dumps(flags).encode()))
+            one.sendall(masked(1, b"[" * 100) * 200 + masked(2, b"\0\0\0\4" * 20) * 200)
+            one.sendall(masked(9, b"ping") * 1_000 + masked(10, b"told" + b"\xff" * 8) * 200)
+    honest()
+    for one in crowd:
+        one.close()
+    for n in range(300):  # ids without end
+        one = unkind(gateway.hub, f"/ws?clientId={uuid.uuid4().hex}-{n}")
+        one.close()
+    honest()
+    eventually(lambda: websockets(gateway) == 0)
+    assert resident_kib(gateway.pid) - before < 50_000
+
+
+def websockets(gateway: Gateway) -> int:
+    text = request(gateway.hub, "GET", "/metrics").body.decode()
+    [line] = [one for one in text.splitlines() if one.startswith("comfygate_websocket_clients{") and '"hub"' in one]
+    return int(float(line.split()[-1]))
 
 
 def test_who_stays_is_told_when_the_daemon_stops(gateway: Gateway) -> None:

@@ -273,6 +273,11 @@ def test_what_else_a_client_says_one_backend_is_told() -> None:
     hear(client, text("hello", masked=True), text(FLAGS, masked=True))
     assert [payload for _, payload in frames(one.take())] == [b"hello", json.dumps(FLAGS).encode()]
     assert frames(two.take()) == []
+    one.full = True
+    for _ in range(3):
+        hear(client, text("x" * 100, masked=True))
+    assert len(frames(one.take())) == 1  # it takes no more, and nothing is kept
+    assert client.reading
 
 
 def test_a_new_socket_takes_over_without_dialling_and_the_old_one_is_served_again() -> None:
