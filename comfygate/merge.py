@@ -213,13 +213,10 @@ class Merger:
 
     # What another socket of the client has to be told.
 
-    def remind(self, ends: Iterable[tuple[str, Sequence[Message]]]) -> list[Message]:
-        """Tell ends that the client has missed."""
-        out: list[Message] = []
+    def miss(self, ends: Iterable[tuple[str, Sequence[Message]]]) -> None:
+        """The client has missed these ends: :meth:`recall` tells them."""
         for prompt_id, messages in ends:
-            out += messages
             self._note_end(prompt_id, messages)
-        return out
 
     def recall(self) -> list[Message]:
         """What a new socket of the client is told: ends that an older one may have missed, and how far it all is."""
@@ -235,7 +232,7 @@ class Merger:
         return bool(self._unconfirmed)
 
     def untold(self) -> list[tuple[str, Sequence[Message]]]:
-        """Ends that the client may not know: what :meth:`remind` is to be given later."""
+        """Ends that the client may not know: what :meth:`miss` is to be given later."""
         found: list[tuple[str, Sequence[Message]]] = [
             (one.prompt_id, one.messages) for one in self._unconfirmed.values()
         ]

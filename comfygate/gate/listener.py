@@ -25,7 +25,7 @@ from comfygate.spoken import Role, read
 SEVERAL = "supports_concurrent_prompts"
 """The feature flag of clients that can follow several prompts at once; ours, not ComfyUI's."""
 
-_LONGEST_FLAGS = 64 * 1024
+_LONGEST_FLAGS = 32 * 1024
 _UNHEARD = Ending(SERVICE_RESTART, "no backend accepts the WebSocket")
 
 
@@ -113,11 +113,16 @@ class Listener:
         missed = [] if self._sockets else self._roll.listen(self.client_id, self._note)
         self._sockets.append(socket)
         socket.greet(self.remaining(), self._roll.version, self.client_id)
-        self._deliver(self._merger.recall() + self._merger.remind(missed))
         self._adopt(socket)
+        self._merger.miss(missed)
+        self._catch_up(socket)
+        self._review()
+
+    def _catch_up(self, socket: MergedClient) -> None:
+        """Tell a socket what another one was told, or nobody."""
+        self._deliver(self._merger.recall())
         if self._merger.unsure:
             socket.ask(self._merger.ends)
-        self._review()
 
     def exit(self, socket: MergedClient) -> None:
         """Serve the one before again; the last one ends everything."""
@@ -129,12 +134,14 @@ class Listener:
             self._dissolve()
         elif newest:
             self._adopt(self._sockets[-1])
+            self._catch_up(self._sockets[-1])
 
     def said(self, socket: MergedClient, payload: bytes, binary: bool) -> None:
         """Take note of a client's feature flags; what else it says, one backend is told."""
         if socket is not self._sockets[-1]:
             return
-        if not socket.spoke and not binary and text_type(payload) == FEATURE_FLAGS:
+        short = not binary and len(payload) <= _LONGEST_FLAGS
+        if short and not socket.spoke and text_type(payload) == FEATURE_FLAGS:
             socket.flags, socket.several = _without_ours(payload)
             self._adopt(socket)
         elif not self._full:  # ComfyUI does not listen; so it is not worth waiting for
@@ -339,8 +346,6 @@ class Listener:
 
 
 def _flags(payload: bytes) -> dict[str, object]:
-    if len(payload) > _LONGEST_FLAGS:
-        return {}
     try:
         data = orjson.loads(payload)["data"]
     except (orjson.JSONDecodeError, LookupError, TypeError):

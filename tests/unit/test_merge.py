@@ -299,7 +299,7 @@ def test_a_new_socket_is_told_ends_until_they_are_confirmed() -> None:
 
 def test_missed_ends_are_told_once_more() -> None:
     one = merger(Own())
-    assert one.remind([("a", ENDING)]) == list(ENDING)
+    one.miss([("a", ENDING)])
     assert one.unsure and one.recall() == list(ENDING)
     assert one.end("a", ENDING, 0.0, audible=False) == []
 
@@ -312,7 +312,7 @@ def test_ends_that_nobody_confirms_are_bounded() -> None:
     big = message("execution_error", prompt_id="x", exception_message="x" * 2**20)
     another = merger(Own("x"))
     for _ in range(3):
-        another.remind([("x", (big, idle("x")))])
+        another.miss([("x", (big, idle("x")))])
     assert len(another.recall()) == 2
 
 

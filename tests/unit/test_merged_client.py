@@ -267,6 +267,33 @@ def test_a_client_may_ask_for_several_at_once_which_comfyui_does_not_know() -> N
     assert [each["data"]["prompt_id"] for each in said(client)] == ["a", "b"]
 
 
+def test_an_end_that_a_slow_socket_was_closed_over_is_told_to_the_one_before() -> None:
+    hub = Hub(outbox=5_000)
+    old, [one, _] = hub.enter()
+    new, _ = hub.enter()
+    hub.run("a")
+    hub.settle()
+    said(old)
+    new.full = True
+    hear(one, event("execution_start", prompt_id="a"), event("progress", prompt_id="a"))
+    for _ in range(5):
+        hear(one, event("custom", text="x" * 900))
+    assert len(hub.bridges._listeners) == 1
+    hear(one, event("execution_success", prompt_id="a"), event("executing", node=None, prompt_id="a"))
+    hear(one, event("custom", text="x" * 900))
+    assert [each["type"] for each in said(old) if each["type"] != "status"][:2] == ["execution_success", "executing"]
+
+
+def test_feature_flags_without_end_are_none() -> None:
+    hub = Hub()
+    client, [one, two] = hub.enter()
+    long = {"type": "feature_flags", "data": {"x": "y" * 65_000}}
+    hear(client, text(long, masked=True))
+    assert len(said(one)) == 1 and said(two) == []
+    [listener] = hub.bridges._listeners.values()
+    assert listener.first is None
+
+
 def test_what_else_a_client_says_one_backend_is_told() -> None:
     hub = Hub()
     client, [one, two] = hub.enter()
@@ -294,7 +321,7 @@ def test_a_new_socket_takes_over_without_dialling_and_the_old_one_is_served_agai
     assert kinds(new) == ["progress"] and kinds(old) == []
     new.lost()
     hear(one, event("progress", prompt_id="a"))
-    assert kinds(old) == ["progress"]
+    assert kinds(old) == ["executing", "progress"]
     old.lost()
     assert len(hub.bridges._listeners) == 0
 
