@@ -13,6 +13,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from comfygate.aliases import Aliases
 from comfygate.config.settings import Config
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books
@@ -27,6 +28,7 @@ from comfygate.journal.thread import OneThread
 from comfygate.ledger import Ended
 
 _DRAINED = "drained"
+_ALIASES = "secret of aliases"
 
 _AGAIN = 30.0
 """Seconds until what could not be written is tried again."""
@@ -79,6 +81,20 @@ class Persistence:
         """Keep as much as this configuration says."""
         if isinstance(self.journal, Journal):
             self.journal.keep(_kept(config))
+
+    def aliases(self) -> Aliases:
+        """The other names of clients: after each start the same, if the journal is kept."""
+        store = None if self._opened is None else self._opened.store
+        text = None if store is None else store.setting(_ALIASES)
+        secret = os.urandom(32).hex() if text is None else text
+        if store is not None and text is None:
+            try:
+                store.set_setting(_ALIASES, secret)
+            except JournalError as error:
+                self._log.warn(
+                    "prompts of this time will not be told to their clients after a restart: {error}", error=error
+                )
+        return Aliases(bytes.fromhex(secret))
 
     def drained(self) -> tuple[int, ...]:
         """The GPUs that an operator drained, as far as is remembered."""

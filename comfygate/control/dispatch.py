@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -16,7 +16,8 @@ from comfygate.failpoints import reach
 from comfygate.history import refusal
 from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
-from comfygate.model import BackendAnswer, BackendState, BackendView, JobState
+from comfygate.line import Line
+from comfygate.model import BackendAnswer, BackendState, BackendView, Job, JobState
 from comfygate.offers import is_lacking
 from comfygate.routing.assignment import next_choice
 
@@ -29,6 +30,8 @@ class Dispatcher:
 
     :param is_heard: whether the clients that waited for a backend hear it; it
         gets no job before, since nobody would learn of that job's end.
+    :param hears: whether a job's client hears a GPU, or is not about to; there
+        is a change once it does.
     """
 
     _log = Logger()
@@ -39,12 +42,14 @@ class Dispatcher:
         reconciler: Reconciler,
         journal: IJournal,
         is_heard: Callable[[int], bool] = lambda gpu_id: True,
+        hears: Callable[[Job, int], bool] = lambda job, gpu_id: True,
     ) -> None:
         self._books = books
         self._ledger = books.ledger
         self._reconciler = reconciler
         self._journal = journal
         self._is_heard = is_heard
+        self._hears = hears
         self._resting: set[int] = set()
         self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)
@@ -53,11 +58,17 @@ class Dispatcher:
         gates = tuple(self._books.gates.values())
         views = {view.gpu_id: self._rested(view) for view in self._books.views().values()}
         now = self._books.clock.seconds()
+        deaf: set[str] = set()
         while True:
             waiting = {gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates}
+            if deaf:
+                waiting = {name: _without(deaf, line) for name, line in waiting.items()}
             choice = next_choice(gates, waiting, views, now)
             if choice is None:
                 return
+            if not self._hears(choice.job, choice.gpu_id):
+                deaf.add(choice.job.prompt_id)
+                continue
             view = views[choice.gpu_id]
             seconds = view.estimates.run(choice.job) + view.load_seconds(choice.job.models)
             held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id, seconds)
@@ -175,3 +186,7 @@ class Dispatcher:
             )
             self._ledger.hold(held.job, held.gpu_id, JobState.UNCLEAR)
             self._reconciler.look(held.gpu_id)
+
+
+def _without(prompt_ids: Container[str], line: Line) -> Line:
+    return Line((job for job in line if job.prompt_id not in prompt_ids), line.due)

@@ -6,7 +6,7 @@ encoded again, however long the queue is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 from attrs import evolve
@@ -41,8 +41,9 @@ class Listings:
     def queue(self, gate: GateRouting) -> Iterator[bytes]:
         """GET /queue: ``{"queue_running": […], "queue_pending": […]}``, in the order in which they run.
 
-        Then follows where they are: ``gpu_id`` on a GPU's port, ``gpu_ids`` by prompt_id over several.  Also while
-        none of its GPUs serves requests: the jobs that wait for one are with us.
+        Then follows where they are: ``gpu_id`` on a GPU's port, ``gpu_ids`` by prompt_id over several.  Only on a GPU's
+        port it shows whose prompts they are.  Also while none of its GPUs serves requests: the jobs that wait for one
+        are with us.
 
         :return: JSON in pieces.
         """
@@ -53,13 +54,14 @@ class Listings:
             owners = self._ledger.owners(gate.gpu_ids)
             owners.update((job.prompt_id, gpu_id) for gpu_id in gate.gpu_ids for job in self._lingering(gpu_id))
             where = {"gpu_ids": owners}
-        return self._queue(self._listing(*gate.gpu_ids), where)
+        show = self._books.aliases.concealed if gate.merges else bytes
+        return self._queue(self._listing(*gate.gpu_ids), where, show)
 
-    def _queue(self, listing: Listing, where: dict[str, object]) -> Iterator[bytes]:
+    def _queue(self, listing: Listing, where: dict[str, object], show: Callable[[bytes], bytes]) -> Iterator[bytes]:
         yield b'{"queue_running":'
-        yield from joined(listing.running)
+        yield from joined(map(show, listing.running))
         yield b',"queue_pending":'
-        yield from joined(listing.pending)
+        yield from joined(map(show, listing.pending))
         yield b"," + orjson.dumps(where)[1:]
 
     def _lingering(self, gpu_id: int) -> tuple[Job, ...]:
@@ -71,7 +73,10 @@ class Listings:
         return evolve(listing, running=over + listing.running) if over else listing
 
     def all(self) -> Iterator[bytes]:
-        """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals."""
+        """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals.
+
+        The same on every port, and so without anybody's client_id.
+        """
         backends = tuple(self._books.fleet)  # some may be gone before the last piece is read
         listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in backends}
         yield b'{"queues":['
@@ -96,7 +101,7 @@ class Listings:
         }
         yield orjson.dumps(facts)[:-1]
         yield b',"queue_running":'
-        yield from joined(listing.running)
+        yield from joined(map(self._books.aliases.concealed, listing.running))
         yield b',"queue_pending":'
-        yield from joined(listing.pending)
+        yield from joined(map(self._books.aliases.concealed, listing.pending))
         yield b"}"

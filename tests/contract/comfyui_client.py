@@ -38,12 +38,14 @@ class Target:
 
     :ivar gpu_id: what a gate adds to some answers; None for a ComfyUI itself.
     :ivar gpus: how many ComfyUIs there are.  Of several, that of `gpu_id` gets all prompts, so that one runs at a time.
+    :ivar merges: whether it stands for several, and shows nobody's client_id.
     """
 
     name: str
     base_url: str
     gpu_id: int | None = None
     gpus: int = 1
+    merges: bool = False
 
     @property
     def is_gate(self) -> bool:

@@ -84,18 +84,26 @@ def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable,
         (folder / each).mkdir()
     with gateway.running(folder, config, gpus=gpus) as daemon:
         port = daemon.ports[0] if gpus == 1 else daemon.hub
-        yield Target("gate" if gpus == 1 else "hub", f"http://127.0.0.1:{port}", gpu_id=0, gpus=gpus)
+        name = "gate" if gpus == 1 else "hub"
+        yield Target(name, f"http://127.0.0.1:{port}", gpu_id=0, gpus=gpus, merges=gpus > 1)
 
 
 @contextlib.contextmanager
-def hub(folder: Path) -> Iterator[Target]:
-    with gate(folder, gpus=2) as target:
+def hub(folder: Path, comfyui: str = "simulator", python: str = sys.executable) -> Iterator[Target]:
+    """The port over two GPUs."""
+    with gate(folder, comfyui, python, gpus=2) as target:
         yield target
 
 
 @contextlib.contextmanager
 def real_gate(folder: Path) -> Iterator[Target]:
     with gate(folder, os.environ["COMFYUI_HOME"], real_python()) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def real_hub(folder: Path) -> Iterator[Target]:
+    with hub(folder, os.environ["COMFYUI_HOME"], real_python()) as target:
         yield target
 
 
@@ -109,7 +117,7 @@ if os.environ.get("COMFYUI_HOME"):
 TARGETS: dict[str, Start] = {**DIRECT, "gate": gate, "hub": hub}
 """Everything that must look like one."""
 if os.environ.get("COMFYUI_HOME"):
-    TARGETS["real-gate"] = real_gate
+    TARGETS.update({"real-gate": real_gate, "real-hub": real_hub})
 
 
 @pytest.fixture(scope="session", params=list(TARGETS))
