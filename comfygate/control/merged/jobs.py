@@ -104,6 +104,7 @@ class JobList:
         self._books = books
         self._ledger = books.ledger
         self._histories = histories
+        histories.forgotten = self.forget
         self.shown: Callable[[GateRouting, bytes], bytes] = lambda gate, text: text
         self._used = False
         self._ended: OrderedDict[str, _Row] = OrderedDict()
