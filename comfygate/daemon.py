@@ -147,7 +147,6 @@ class Daemon(Service):
         ledger.subscribe(self._resettlement)
         self._histories = Histories(self._books, self._journal)
         self._jobs = JobList(self._books, self._histories)
-        self._histories.forgotten = self._jobs.forget
         ledger.subscribe(self._jobs)
         ledger.subscribe(self._ports.files)
         self._devices = Devices(dict(nvml_uuids(plan.devices)))

@@ -36,7 +36,6 @@ class Office:
     def __init__(self, offered: bool = True) -> None:
         self.house = House(gpus=3)
         self.jobs = JobList(self.house.books, self.house.histories)
-        self.house.histories.forgotten = self.jobs.forget
         self.house.ledger.subscribe(self.jobs)
         self.routes = JobRoutes(AskedGpus(self.house.books), self.jobs, self.house.interrupts, self.house.books.noted)
         if offered:
