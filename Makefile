@@ -46,7 +46,7 @@ test-real: .venv/installed-test ## the contract suite against the real ComfyUI i
 	@test -f "$${COMFYUI_HOME:?is not set: name the folder of a ComfyUI that runs on this machine}/main.py" || \
 		{ echo "There is no main.py in $$COMFYUI_HOME: set COMFYUI_HOME to ComfyUI's folder."; exit 1; }
 	$(BIN)/python -m pytest tests/contract tests/process/test_companion.py tests/process/test_names.py \
-		tests/process/test_uploads.py tests/process/test_user_folder.py
+		tests/process/test_uploads.py tests/process/test_user_folder.py tests/browser/test_stock_page.py
 
 lint: .venv/installed-test ## style and types
 	$(BIN)/ruff check

@@ -26,7 +26,7 @@ LISTEN = """
 // What the page itself is told, beside what it makes of it.
 window.told = [];
 const kinds = ["execution_start", "progress_state", "executing", "executed", "execution_success",
-  "execution_interrupted", "b_preview", "b_preview_with_metadata"];
+  "execution_interrupted", "b_preview", "b_preview_with_metadata", "promptQueued"];
 for (const kind of kinds) app.api.addEventListener(kind, (event) => window.told.push([kind, event.detail]));
 """
 
@@ -54,10 +54,11 @@ class StockPage:
         # A node loads its picture when it is drawn: the whole of the workflow has to be in sight.
         self.window.run("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
 
-    def queue(self, times: int = 1) -> None:
-        """Press the button that runs the workflow."""
-        for _ in range(times):
-            self.window.find(".comfyui-queue-button button").click()
+    def queue(self) -> None:
+        """Press the button that runs the workflow; until that is sent, a change to the canvas would be sent too."""
+        before = len(self.told("promptQueued"))
+        self.window.find(".comfyui-queue-button button").click()
+        eventually(lambda: len(self.told("promptQueued")) > before, seconds=30)
 
     def interrupt(self) -> None:
         """Press the button that stops what runs."""

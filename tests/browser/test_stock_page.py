@@ -26,14 +26,14 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def gateway(programs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Two GPUs and the hub, with the limits that they have by default."""
+    """Two GPUs and the hub, whose limits have the page wait instead of refusing what it asks."""
     folder = tmp_path_factory.mktemp("stock")
     for name in ("input", "output", "user"):
         (folder / name).mkdir()
     config = (
         f"comfyui = {os.environ['COMFYUI_HOME']}\npython = {real_python()}\ndevices = cpu*2\n"
         f"input_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\n"
-        f"arguments = --disable-api-nodes --user-directory {folder / 'user'}\n"
+        f"max_wait = 5\narguments = --disable-api-nodes --user-directory {folder / 'user'}\n"
     )
     with running(folder, config, gpus=2) as one:
         # Else a tour covers the page when it is opened for the first time.
@@ -49,7 +49,6 @@ def page(window: Window, gateway: Gateway) -> Iterator[StockPage]:
     page = StockPage(window)
     page.open(gateway.hub)
     yield page
-    print(sorted(answer for answer in page.window.answers() if answer[0] >= 400))
     request(gateway.hub, "POST", "/queue", {"clear": True})
     request(gateway.hub, "POST", "/interrupt")
     eventually(lambda: all(not queue["running_count"] + queue["pending_count"] for queue in gateway.queues()))
@@ -151,6 +150,19 @@ def test_six_prompts_run_on_both_gpus(page: StockPage, gateway: Gateway, screens
     assert sorted(color_of(file_of(gateway, image)[1]) for image in images) == sorted(colors)
     assert len(page.told("execution_success")) == 6
     page.window.picture(screenshots / "stock-history.png")
+
+
+def test_many_quick_prompts_leave_nothing_out(page: StockPage, gateway: Gateway) -> None:
+    """It asks for queue and history with every status: four times as often as the rate allows, here."""
+    page.window.look(1440, height=1600)
+    page.show("queue")
+    page.window.answers()
+    for _ in range(6):
+        page.load({"1": empty_image(), "2": node("SaveImage", images=["1", 0], filename_prefix="quick")})
+        page.queue()
+    eventually(lambda: len(page.told("execution_success")) == 6, seconds=30)
+    eventually(lambda: page.badge() == "" and len(page.pictures()) == 6, seconds=30)
+    assert {status for status, _ in page.window.answers()} == {200}
 
 
 def test_pictures_on_the_way_are_shown(page: StockPage) -> None:
