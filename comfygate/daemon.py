@@ -11,27 +11,22 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.logger import Logger, globalLogPublisher
+from twisted.logger import Logger
 
 from comfygate.adoption import Adoption, ports_of_gpus
-from comfygate.backend.devices import nvml_uuids
 from comfygate.backend.fleet import Fleet
 from comfygate.backend.options import Options
-from comfygate.backend.readings import Devices, Readings, call_in_thread, free_memory
+from comfygate.backend.readings import call_in_thread
 from comfygate.claims import BACKLOG, StateFolder
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books, RemainingWork
-from comfygate.control.chronicle import Chronicle
 from comfygate.control.dispatch import Dispatcher
-from comfygate.control.events import Events
 from comfygate.control.failures import Failures
 from comfygate.control.histories import Histories
 from comfygate.control.interrupt import Interrupts
 from comfygate.control.journal_facts import JournalFacts
 from comfygate.control.last_events import LastEvents
 from comfygate.control.listings import Listings
-from comfygate.control.logbook import LogBook
-from comfygate.control.logs import Logs
 from comfygate.control.merged.gpus import AskedGpus
 from comfygate.control.merged.job_routes import JobRoutes
 from comfygate.control.merged.jobs import JobList
@@ -41,16 +36,15 @@ from comfygate.control.merged.routes import MergedRoutes
 from comfygate.control.metrics import Metrics
 from comfygate.control.operations import Operations
 from comfygate.control.operator import OperatorRoutes
-from comfygate.control.outcomes import Outcomes
 from comfygate.control.read_ahead import ReadAhead
 from comfygate.control.reconcile import Reconciler
 from comfygate.control.resettle import Resettlement
 from comfygate.control.site import Control, make_site
-from comfygate.control.status import Status, Telemetry, journal_state
 from comfygate.gpus import Gpus
 from comfygate.herald import Herald
 from comfygate.journal.journal import Journal
 from comfygate.ledger import Ledger
+from comfygate.observation import Observation
 from comfygate.persistence import Opened, Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
@@ -136,12 +130,8 @@ class Daemon(Service):
         )
         self._read_ahead = ReadAhead(self._books, wanted=config.read_ahead == "on")
         self._shutdown = Shutdown(self._books, self._reconciler, self._operations.recall, config.shutdown_grace)
-        self._outcomes = Outcomes(plan.gpu_ids, (gate.name for gate in plan.gates), reactor, time.time)
-        self._chronicle = Chronicle(plan.gpu_ids, time.time)
         self._failures = Failures(self._fleet, reactor)
         ledger.subscribe(self._failures)
-        ledger.subscribe(self._outcomes)
-        ledger.subscribe(self._chronicle)
         ledger.subscribe(LastEvents(self._ports.announce, ledger, reactor, time.time))
         self._resettlement = Resettlement(self._books)
         ledger.subscribe(self._resettlement)
@@ -149,15 +139,8 @@ class Daemon(Service):
         self._jobs = JobList(self._books, self._histories)
         ledger.subscribe(self._jobs)
         ledger.subscribe(self._ports.files)
-        self._devices = Devices(dict(nvml_uuids(plan.devices)))
-        self._readings = Readings(reactor, in_thread, self._devices, self._pids)
+        self._observation = Observation(reactor, plan, self._books, self._ports.figures, self._gpu_ports, self._journal)
         self._books.experience.weights = plan.weights
-        self._books.experience.free_memory = lambda gpu_id: free_memory(self._readings.of(gpu_id))
-        self._books.watch(self._read_memory)
-        self._status = Status(self._telemetry())
-        self._events = Events(self._status, reactor, self._readings.refresh)
-        self._book = LogBook(reactor.callFromThread)
-        self._logs = Logs(self._book, self._fleet, reactor, in_thread)
         self._herald = Herald(plan)
         self._gpus = Gpus(reactor, plan, self._fleet, options, self._operations, self._removed)
         self._reload = Reload(reactor, config.shown, plan, read, in_thread, self._adoption())
@@ -165,7 +148,7 @@ class Daemon(Service):
     def startService(self) -> None:
         """Open the ports, then start the backends behind them."""
         super().startService()  # type: ignore[no-untyped-call]
-        globalLogPublisher.addObserver(self._book)
+        self._observation.start()
         self._persistence.restore(self._books, self._acceptance)
         site = make_site(self._control())
         self._control_port = self._reactor.listenUNIX(
@@ -175,7 +158,6 @@ class Daemon(Service):
         self._reconciler.start()
         self._failures.start()
         self._fleet.subscribe(self._herald)
-        self._fleet.subscribe(self._chronicle)
         self._fleet.subscribe(self._object_info)
         for backend in self._fleet:
             backend.start()
@@ -196,9 +178,7 @@ class Daemon(Service):
             self._object_info.stop()
             self._books.experience.stop()
             self._read_ahead.stop()
-            self._events.close()
-            self._logs.close()
-            self._readings.close()
+            self._observation.close()
             # Clients get their answers and closing handshakes while the backends still run.
             await self._ports.close()
             with suppress(FileNotFoundError):  # somebody has removed its file
@@ -209,7 +189,7 @@ class Daemon(Service):
             self._shutdown.let_wait()
         with self._log.failuresHandled("ending the backends"):
             await gatherResults([backend.stop() for backend in self._fleet], consumeErrors=True)
-        globalLogPublisher.removeObserver(self._book)
+        self._observation.end()
         with self._log.failuresHandled("closing the journal"):
             await self._persistence.close()
         self._folder.release()
@@ -230,14 +210,6 @@ class Daemon(Service):
     def _journal_facts(self) -> JournalFacts | None:
         return JournalFacts(self._journal, self._books.ledger) if isinstance(self._journal, Journal) else None
 
-    def _read_memory(self) -> None:
-        """Keep the free memory up to date while a policy looks at it."""
-        if any(getattr(gate.policy, "reads_memory", False) for gate in self._books.gates.values()):
-            self._readings.refresh()
-
-    def _pids(self) -> dict[int, int]:
-        return {backend.gpu_id: backend.pid for backend in self._fleet if backend.pid is not None}
-
     def _removed(self, gpu_id: int) -> None:
         self._books.ledger.drop(gpu_id)
         self._gpu_ports.pop(gpu_id, None)
@@ -248,47 +220,36 @@ class Daemon(Service):
             books=self._books,
             ports=self._ports,
             gpus=self._gpus,
-            outcomes=self._outcomes,
+            outcomes=self._observation.outcomes,
             resettlement=self._resettlement,
             interrupts=self._interrupts,
             operations=self._operations,
             shutdown=self._shutdown,
             persistence=self._persistence,
-            devices=self._devices,
+            devices=self._observation.devices,
             herald=self._herald,
             read_ahead=self._read_ahead,
             gpu_ports=self._gpu_ports,
         )
 
-    def _telemetry(self) -> Telemetry:
-        return Telemetry(
-            books=self._books,
-            outcomes=self._outcomes,
-            chronicle=self._chronicle,
-            readings=self._readings,
-            gates=self._ports.figures,
-            ports=self._gpu_ports,
-            wall_clock=time.time,
-            journal=partial(journal_state, self._journal),
-        )
-
     def _control(self) -> Control:
+        seen = self._observation
         return Control(
             books=self._books,
             acceptance=self._acceptance,
             listings=Listings(self._books, self._gpu_ports),
             histories=self._histories,
             interrupts=self._interrupts,
-            status=self._status,
-            events=self._events,
-            readings=self._readings,
-            metrics=Metrics(self._telemetry()),
+            status=seen.status,
+            events=seen.events,
+            readings=seen.readings,
+            metrics=Metrics(seen.telemetry),
             operations=OperatorRoutes(
                 books=self._books,
                 operations=self._operations,
                 reload=self.reload,
                 journal=self._journal_facts(),
-                logs=self._logs,
+                logs=seen.logs,
                 wall_clock=time.time,
             ),
             merged=self._merged(),

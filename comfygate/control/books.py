@@ -122,6 +122,13 @@ class Books:
         """What a policy sees of every GPU now."""
         return {backend.gpu_id: self.view(backend.gpu_id) for backend in self.fleet}
 
+    def shown(self, gate: GateRouting, text: bytes) -> bytes:
+        """What a port shows of a queue's item or a history's entry: a GPU's own port all that ComfyUI would.
+
+        :param text: JSON, with the client's own id.
+        """
+        return self.aliases.concealed(text) if gate.merges else text
+
     @property
     def everything(self) -> GateRouting:
         """All GPUs, as one gate that nobody sends prompts to."""

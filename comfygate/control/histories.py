@@ -112,11 +112,10 @@ class Histories:
         return _cut(entries, most, offset)
 
     def _object(self, gate: GateRouting, entries: Iterable[_Entry]) -> Iterator[bytes]:
-        show = self._books.aliases.concealed if gate.merges else bytes
         separator = b"{"
         for entry in entries:
             yield separator + orjson.dumps(entry.prompt_id) + b":"
-            yield show(entry.text)
+            yield self._books.shown(gate, entry.text)
             separator = b","
         yield b"{}" if separator == b"{" else b"}"
 

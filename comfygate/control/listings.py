@@ -7,6 +7,7 @@ encoded again, however long the queue is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import orjson
 from attrs import evolve
@@ -54,8 +55,7 @@ class Listings:
             owners = self._ledger.owners(gate.gpu_ids)
             owners.update((job.prompt_id, gpu_id) for gpu_id in gate.gpu_ids for job in self._lingering(gpu_id))
             where = {"gpu_ids": owners}
-        show = self._books.aliases.concealed if gate.merges else bytes
-        return self._queue(self._listing(*gate.gpu_ids), where, show)
+        return self._queue(self._listing(*gate.gpu_ids), where, partial(self._books.shown, gate))
 
     def _queue(self, listing: Listing, where: dict[str, object], show: Callable[[bytes], bytes]) -> Iterator[bytes]:
         yield b'{"queue_running":'

@@ -65,6 +65,7 @@ TIERS = {
         "comfygate.gpus",
         "comfygate.hangups",
         "comfygate.herald",
+        "comfygate.observation",
         "comfygate.persistence",
         "comfygate.plan",
         "comfygate.port",

@@ -14,7 +14,7 @@ from comfygate.control.recovery import recover
 from comfygate.journal.records import Journalled, body_row, job_row, read_job_head, with_body
 from comfygate.journal.store import Store
 from comfygate.model import Job, JobState
-from comfygate.persistence import Persistence
+from comfygate.persistence import Opened, Persistence
 from comfygate.routing.assignment import GateRouting
 from tests.unit.fakes import House, body
 from tests.unit.test_control import accept, now, submit
@@ -130,7 +130,8 @@ class Reactor(Clock):
 
 def test_the_secret_of_aliases_is_kept_with_the_journal(tmp_path: Path) -> None:
     def aliases(store: Store | None) -> str:
-        return Persistence(store, Reactor(), Config, lambda gpu_id: False).aliases().inside("me")  # type: ignore[arg-type]
+        opened = None if store is None else Opened(store, store.load())
+        return Persistence(opened, Reactor(), Config, lambda gpu_id: False).aliases().inside("me")  # type: ignore[arg-type]
 
     first = Store.open(str(tmp_path / "journal.sqlite"))
     alias = aliases(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -27,13 +28,14 @@ class World:
         self.roll = Roll(self.ledger, ALIASES, self.clock.seconds, lambda: 1e9)
         self.ledger.subscribe(self.roll)
         self.changes: list[Change] = []
+        self.sequence = itertools.count(1)
 
     def accept(self, prompt_id: str, client_id: str | None = "me", alias: str | None = None) -> Job:
         known = alias or ALIASES.inside(client_id or "")
         job = Job(
             prompt_id=prompt_id,
             number=0,
-            sequence=len(prompt_id),
+            sequence=next(self.sequence),
             gate="hub",
             targets=frozenset({0, 1}),
             expected=0,

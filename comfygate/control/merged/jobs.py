@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -96,8 +96,6 @@ class JobList:
 
     Those that have ended are summed up once, since clients ask again with every
     change; nothing is done before the first has asked.
-
-    :ivar shown: what a port shows of an item of /queue, or an entry of /history, whose workflow is asked for.
     """
 
     def __init__(self, books: Books, histories: Histories) -> None:
@@ -105,7 +103,6 @@ class JobList:
         self._ledger = books.ledger
         self._histories = histories
         histories.forgotten = self.forget
-        self.shown: Callable[[GateRouting, bytes], bytes] = lambda gate, text: text
         self._used = False
         self._ended: OrderedDict[str, _Row] = OrderedDict()
         self._size = 0
@@ -144,12 +141,12 @@ class JobList:
         if entry is not None:
             row = self._ended.get(prompt_id)
             created = None if row is None else row.accepted
-            shown = orjson.loads(self.shown(gate, entry))
+            shown = orjson.loads(self._books.shown(gate, entry))
             return orjson.dumps(ended(prompt_id, shown, created=created, whole=True))
         found = next((one for one in self._listed(gate.gpu_ids) if one.prompt_id == prompt_id), None)
         if found is None:
             return None
-        return orjson.dumps(evolve(found, item=self.shown(gate, found.item)).summary(whole=True))
+        return orjson.dumps(evolve(found, item=self._books.shown(gate, found.item)).summary(whole=True))
 
     def forget(self, gpu_ids: Iterable[int], prompt_ids: Iterable[str] | None) -> None:
         """POST /history has dropped these, or all, of these GPUs."""
