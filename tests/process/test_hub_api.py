@@ -22,6 +22,9 @@ CONFIG = """rate = 0
 arguments = --preview-method auto
 [gpu:1]
 arguments = --preview-method auto --sim-node Mine --sim-model checkpoints/mine.safetensors
+[gate:ends]
+port = {spare}
+gpus = 0,2
 """
 READ = [
     "/prompt",
@@ -166,6 +169,20 @@ def test_a_gpus_port_says_what_its_comfyui_says(gateway: Gateway) -> None:
         assert ("Mine" in request(port, "GET", "/object_info").json()) is (n == 1)
         assert len(request(port, "GET", "/system_stats").json()["devices"]) == 1
         assert "gpu_id" not in request(port, "GET", "/system_stats").json()["devices"][0]
+
+
+def test_a_port_over_some_of_the_gpus_speaks_for_those(gateway: Gateway) -> None:
+    ends = gateway.spare
+    assert [device["gpu_id"] for device in request(ends, "GET", "/system_stats").json()["devices"]] == [0, 2]
+    assert "Mine" not in request(ends, "GET", "/object_info").json()
+    assert request(ends, "GET", "/object_info/Mine").json() == {}
+    assert request(ends, "POST", "/prompt", {"prompt": through("Mine")}).status == 400
+    for gpu_id, status in ((0, 200), (1, 404), (2, 200)):
+        assert request(ends, "GET", f"/view?{preview(gateway, gpu_id)}").status == status
+    answer = submit(gateway, workflow(), 1)
+    ended(gateway, answer)
+    assert request(ends, "GET", f"/history/{answer.json()['prompt_id']}").json() == {}
+    assert request(ends, "GET", "/queue").json() == {"queue_running": [], "queue_pending": [], "gpu_ids": {}}
 
 
 def test_node_classes_and_choices_are_those_of_all(gateway: Gateway) -> None:

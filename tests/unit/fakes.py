@@ -58,7 +58,7 @@ class FakeClient:
     :ivar before: called before an answer, by the method's name; may raise.
     :ivar after: called when it is done, by the method's name.
     :ivar says: what it answers to other questions, by path.
-    :ivar files: when the files were changed that it has, by the target that asks for them.
+    :ivar folder: when the files were changed that it has, by the target that asks for them.
     """
 
     items: list[Any] = field(factory=list)
@@ -75,7 +75,7 @@ class FakeClient:
     pause: Deferred[None] | None = None
     before: dict[str, Callable[[], object]] = field(factory=dict)
     says: dict[str, BackendAnswer] = field(factory=dict)
-    files: dict[str, float] = field(factory=dict)
+    folder: dict[str, float] = field(factory=dict)
     uploads: list[tuple[str, bytes]] = field(factory=list)
     after: dict[str, Callable[[], object]] = field(factory=dict)
     model_names: frozenset[str] = frozenset()
@@ -137,7 +137,7 @@ class FakeClient:
 
     async def modified(self, target: str, seconds: float) -> float | None:
         await self._ready(f"HEAD {target}")
-        return self.files.get(target)
+        return self.folder.get(target)
 
     async def upload(self, target: str, content_type: str, content: BinaryIO, seconds: float) -> BackendAnswer:
         await self._ready(f"POST {target}")

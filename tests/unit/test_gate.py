@@ -170,7 +170,7 @@ def test_a_mask_is_as_large_as_an_upload_and_says_what_it_is_without_being_parse
 
 def test_a_temporary_file_is_asked_of_the_gpu_that_has_it() -> None:
     port = Port(name="hub", gpu_ids=(0, 1, 2))
-    port.backends[2].client.files["/view?filename=a.png&type=temp&subfolder="] = 5.0
+    port.backends[2].client.folder["/view?filename=a.png&type=temp&subfolder="] = 5.0
     for line in ("GET /view?filename=a.png&type=temp", "HEAD /api/view?preview=x&type=temp&filename=a.png"):
         decision = port.ask(line)
         if isinstance(decision, Deferred):

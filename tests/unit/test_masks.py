@@ -63,7 +63,7 @@ class Hall:
 
 def test_a_mask_goes_to_the_gpu_that_has_the_picture() -> None:
     hall = Hall()
-    hall.house.backends[2].client.files[PREVIEW.target] = 1.0
+    hall.house.backends[2].client.folder[PREVIEW.target] = 1.0
     assert now(hall.send()).status == 200
     assert hall.sent == [0, 0, 1]
     assert hall.house.backends[2].client.uploads == [(KIND, form(REF))]

@@ -30,7 +30,7 @@ class Folders:
         fleet.subscribe(self.places)
 
     def put(self, gpu_id: int, name: FileName = PREVIEW, modified: float = 1.0) -> None:
-        self.backends[gpu_id].client.files[name.target] = modified
+        self.backends[gpu_id].client.folder[name.target] = modified
 
     def find(self, name: FileName = PREVIEW) -> int | None:
         found: Any = self.places.find(name, self.backends)  # type: ignore[arg-type]
