@@ -260,4 +260,6 @@ class Daemon(Service):
         jobs = JobRoutes(gpus, self._jobs, self._interrupts, self._books.noted)
         self._fleet.subscribe(jobs)
         masks = Masks(self._fleet, self._ports.files, self._ports.uploads, self._reactor)
-        return MergedRoutes(gpus=gpus, object_info=self._object_info, jobs=jobs, masks=masks)
+        return MergedRoutes(
+            gpus=gpus, object_info=self._object_info, jobs=jobs, masks=masks, alias=self._books.aliases.inside
+        )

@@ -21,12 +21,14 @@ _CONTROL = {
 _READ = frozenset({b"GET", b"HEAD"})
 _POST = frozenset({b"POST"})
 MASK = b"/upload/mask"
+LOGS = b"/internal/logs/subscribe"
 _MERGED = {
     b"/system_stats": _READ,
     b"/object_info": _READ,
     b"/features": _READ,
     b"/free": _POST,
     MASK: _POST,
+    LOGS: frozenset({b"PATCH"}),
 }
 """What several GPUs answer together."""
 _OURS = b"/comfygate"

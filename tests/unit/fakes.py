@@ -77,6 +77,7 @@ class FakeClient:
     says: dict[str, BackendAnswer] = field(factory=dict)
     folder: dict[str, float] = field(factory=dict)
     uploads: list[tuple[str, bytes]] = field(factory=list)
+    bodies: list[bytes | None] = field(factory=list)
     after: dict[str, Callable[[], object]] = field(factory=dict)
     model_names: frozenset[str] = frozenset()
     read: list[list[str]] = field(factory=list)
@@ -133,6 +134,7 @@ class FakeClient:
 
     async def ask(self, method: str, target: str, body: bytes | None = None, **bounds: Any) -> BackendAnswer:
         await self._ready(f"{method} {target}")
+        self.bodies.append(body)
         return self.says.get(target.partition("?")[0], BackendAnswer(404, b"404: Not Found", "text/plain"))
 
     async def modified(self, target: str, seconds: float) -> float | None:

@@ -34,6 +34,7 @@ class Desk:
             object_info=ObjectInfo(books, maybeDeferred),
             jobs=JobRoutes(gpus, JobList(books, self.house.histories), self.house.interrupts, books.noted),
             masks=Masks(fleet, places, room, clock),  # type: ignore[arg-type]
+            alias=books.aliases.inside,
         )
 
     def say(self, path: str, *answers: BackendAnswer) -> None:
@@ -55,6 +56,16 @@ def said(value: Any) -> BackendAnswer:
 
 def devices(reply: Any) -> list[int]:
     return [device["gpu_id"] for device in orjson.loads(reply.pieces[0])["devices"]]
+
+
+def test_a_client_hears_the_logs_of_all_under_its_other_name() -> None:
+    desk = Desk()
+    desk.say("/internal/logs/subscribe", *(BackendAnswer(200, b"", "") for _ in range(3)))
+    reply = desk.ask("PATCH", "/internal/logs/subscribe", b'{"clientId": "me", "enabled": true}')
+    assert reply.status == 200
+    for backend in desk.house.backends:
+        (body,) = backend.client.bodies
+        assert orjson.loads(body) == {"clientId": desk.house.books.aliases.inside("me"), "enabled": True}
 
 
 def test_stats_of_those_that_answer_in_time() -> None:

@@ -18,13 +18,16 @@ from comfygate.control.replies import Reply
 from comfygate.errors import GateError
 from comfygate.gate.gate import CONTENT_TYPE_HEADER
 from comfygate.model import BackendAnswer
-from comfygate.routes import MASK
+from comfygate.routes import LOGS, MASK
 from comfygate.routing.assignment import GateRouting
 
 Endpoint = Callable[[GateRouting, Request], Awaitable[Reply]]
 
 STATS = 2.0
 """Seconds that GPUs have to tell how they are; those that hang are left out."""
+
+SUBSCRIBE = 10.0
+"""Seconds that GPUs have to note who wants their logs."""
 
 FREE = 30.0
 """Seconds that GPUs have to note that they are to free memory: they do it when they are idle."""
@@ -34,12 +37,16 @@ _SEVERAL = 8 * MIB
 
 @frozen
 class MergedRoutes:
-    """One table of routes."""
+    """One table of routes.
+
+    :ivar alias: what GPUs know a client by.
+    """
 
     gpus: AskedGpus
     object_info: ObjectInfo
     jobs: JobRoutes
     masks: Masks
+    alias: Callable[[str], str]
 
     def endpoint(self, method: bytes, path: bytes) -> Endpoint | None:
         """Who answers, if it is one of these routes."""
@@ -49,6 +56,7 @@ class MergedRoutes:
             (b"GET", b"/object_info"): self.get_object_info,
             (b"POST", b"/free"): self.post_free,
             (b"POST", MASK): self.post_mask,
+            (b"PATCH", LOGS): self.patch_logs,
         }
         method = b"GET" if method == b"HEAD" else method
         found = table.get((method, path))
@@ -105,6 +113,18 @@ class MergedRoutes:
         target = request.uri.decode("latin-1")
         return _passed_on(await self.masks.send(gate.gpu_ids, target, content_type, request.content))
 
+    async def patch_logs(self, gate: GateRouting, request: Request) -> Reply:
+        """PATCH /internal/logs/subscribe ``{"clientId", "enabled"}``: a client hears the logs of all, or no longer."""
+        body = body_of(request)
+        wanted = _read(body) or {}
+        client_id = wanted.get("clientId")
+        if isinstance(client_id, str):
+            body = orjson.dumps(wanted | {"clientId": self.alias(client_id)})
+        told = await self.gpus.ask(gate.gpu_ids, "PATCH", LOGS.decode(), body, seconds=SUBSCRIBE)
+        if not told.answers:
+            raise silent(LOGS.decode(), told)
+        return _passed_on(next(iter(told.answers.values())))
+
     async def _objects(self, gate: GateRouting, target: str) -> dict[int, dict[str, object]]:
         told = await self.gpus.ask(gate.gpu_ids, "GET", target, seconds=STATS, limit=_SEVERAL)
         found = {gpu_id: _object(answer) for gpu_id, answer in told.answers.items()}
@@ -115,11 +135,15 @@ class MergedRoutes:
 
 
 def _object(answer: BackendAnswer) -> dict[str, object] | None:
+    return _read(answer.body) if answer.status == 200 else None
+
+
+def _read(body: bytes) -> dict[str, object] | None:
     try:
-        found = orjson.loads(answer.body)
+        found = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    return found if answer.status == 200 and isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def _passed_on(answer: BackendAnswer) -> Reply:
