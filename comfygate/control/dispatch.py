@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -56,16 +56,14 @@ class Dispatcher:
         gates = tuple(self._books.gates.values())
         views = {view.gpu_id: self._rested(view) for view in self._books.views().values()}
         now = self._books.clock.seconds()
-        deaf: set[str] = set()
+        deaf: defaultdict[str, set[int]] = defaultdict(set)
         while True:
             waiting = {gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates}
-            if deaf:
-                waiting = {name: [job for job in jobs if job.prompt_id not in deaf] for name, jobs in waiting.items()}
-            choice = next_choice(gates, waiting, views, now)
+            choice = next_choice(gates, _elsewhere(waiting, deaf) if deaf else waiting, views, now)
             if choice is None:
                 return
             if not self._hears(choice.job, choice.gpu_id):
-                deaf.add(choice.job.prompt_id)
+                deaf[choice.job.prompt_id].add(choice.gpu_id)
                 continue
             held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id)
             Deferred.fromCoroutine(self._send(held))
@@ -161,3 +159,12 @@ class Dispatcher:
             )
             self._ledger.hold(held.job, held.gpu_id, JobState.UNCLEAR)
             self._reconciler.look(held.gpu_id)
+
+
+def _elsewhere(waiting: Mapping[str, Sequence[Job]], deaf: Mapping[str, set[int]]) -> dict[str, list[Job]]:
+    """Waiting jobs, without the GPUs on which their clients would not hear them yet."""
+    return {name: [_without(job, deaf.get(job.prompt_id)) for job in jobs] for name, jobs in waiting.items()}
+
+
+def _without(job: Job, gpu_ids: set[int] | None) -> Job:
+    return evolve(job, targets=job.targets - gpu_ids) if gpu_ids else job
