@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -23,6 +23,9 @@ from comfygate.routing.assignment import next_choice
 
 _REST = 1.0
 """Seconds without new jobs for a backend that could not be reached; its state is about to change."""
+
+_Client = tuple[str, str | None]
+"""A gate, and a client of it."""
 
 
 class Dispatcher:
@@ -58,16 +61,14 @@ class Dispatcher:
         gates = tuple(self._books.gates.values())
         views = {view.gpu_id: self._rested(view) for view in self._books.views().values()}
         now = self._books.clock.seconds()
-        deaf: set[str] = set()
+        deaf: defaultdict[_Client, set[int]] = defaultdict(set)
         while True:
             waiting = {gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates}
-            if deaf:
-                waiting = {name: _without(deaf, line) for name, line in waiting.items()}
-            choice = next_choice(gates, waiting, views, now)
+            choice = next_choice(gates, _elsewhere(waiting, deaf) if deaf else waiting, views, now)
             if choice is None:
                 return
             if not self._hears(choice.job, choice.gpu_id):
-                deaf.add(choice.job.prompt_id)
+                deaf[choice.job.gate, choice.job.client_id].add(choice.gpu_id)
                 continue
             view = views[choice.gpu_id]
             seconds = view.estimates.run(choice.job) + view.load_seconds(choice.job.models)
@@ -188,5 +189,15 @@ class Dispatcher:
             self._reconciler.look(held.gpu_id)
 
 
-def _without(prompt_ids: Container[str], line: Line) -> Line:
-    return Line((job for job in line if job.prompt_id not in prompt_ids), line.due)
+def _elsewhere(waiting: Mapping[str, Line], deaf: Mapping[_Client, set[int]]) -> dict[str, Line]:
+    """Waiting jobs, without the GPUs on which their clients would not hear them yet."""
+    gates = {gate for gate, _ in deaf}
+    return {name: _heard(name, line, deaf) if name in gates else line for name, line in waiting.items()}
+
+
+def _heard(gate: str, line: Line, deaf: Mapping[_Client, set[int]]) -> Line:
+    return Line((_without(job, deaf.get((gate, job.client_id))) for job in line), line.due)
+
+
+def _without(job: Job, gpu_ids: set[int] | None) -> Job:
+    return evolve(job, targets=job.targets - gpu_ids) if gpu_ids else job

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 
 from comfygate.control.dispatch import Dispatcher
 from comfygate.control.recovery import recover
+from comfygate.journal.inspection import inspect
 from comfygate.journal.records import Journalled, body_row, job_row, read_job_head, with_body
 from comfygate.journal.store import Store
 from comfygate.model import Job, JobState
@@ -119,6 +120,22 @@ def test_a_job_waits_until_its_client_hears_the_gpu_and_nobody_waits_for_it() ->
     assert house.backends[0].client.submitted == [second, first]
 
 
+def test_a_job_goes_where_its_client_hears_it() -> None:
+    house = House(gpus=2)
+    del house.books._watchers[:]
+    asked: list[int] = []
+
+    def hears(job: Job, gpu_id: int) -> bool:
+        asked.append(gpu_id)
+        return gpu_id == 1
+
+    house.dispatcher = Dispatcher(house.books, house.reconciler, house.journal, hears=hears)
+    first = accept(house, house.hub, client_id="me")["prompt_id"]
+    house.turn()
+    assert house.backends[1].client.submitted == [first]
+    assert asked == [0, 1]
+
+
 class Config:
     keep_finished, keep_days = 10, 1.0
 
@@ -138,5 +155,6 @@ def test_the_secret_of_aliases_is_kept_with_the_journal(tmp_path: Path) -> None:
     first.close()
     second = Store.open(str(tmp_path / "journal.sqlite"))
     assert aliases(second) == alias
+    assert "secret" not in repr(inspect(second.path).settings)
     second.close()
     assert aliases(None) != aliases(None)

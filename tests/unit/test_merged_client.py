@@ -511,6 +511,19 @@ def test_a_job_is_not_handed_to_a_gpu_that_its_client_is_about_to_hear() -> None
     assert not hub.sessions.dialling(1, alias)  # it is tried again, but not for ever waited for
 
 
+def test_an_open_connection_keeps_little() -> None:
+    hub = Hub()
+    client, backends = hub.enter()
+    for wire in (client, *backends):
+        assert len(vars(wire.protocol)) < 40
+        assert wire.protocol.maxMessagePayloadSize and wire.protocol.autoPingTimeout
+    another = Hub(client_message=5)
+    limited, _ = another.enter()
+    assert (limited.protocol.maxMessagePayloadSize, client.protocol.maxMessagePayloadSize) == (5, 4 * 2**20)
+    hear(limited, text("too long", masked=True))
+    assert frames(limited.take())[-1][1][:2] == b"\x03\xf1"
+
+
 def test_everything_ends_with_the_daemon() -> None:
     hub = Hub()
     client, backends = hub.enter()
