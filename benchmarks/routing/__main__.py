@@ -40,7 +40,7 @@ POLICIES: dict[str, Callable[[], object]] = {
     "weighted": Weighted,
 }
 ON_ARRIVAL = ("round-robin on arrival", "shortest queue on arrival")
-REAL = ("affinity", "least-loaded", *ON_ARRIVAL)
+REAL = ("affinity", "shortest queue on arrival")
 PROMISED = {"at once": 0.3, "two per run time": 0.5}
 PROMISED_TO_BOUND = 1.15
 
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--real", action="store_true", help="run the first seed on a daemon with simulators, too")
-    parser.add_argument("--run", type=float, default=0.25, help="seconds that a run takes there")
+    parser.add_argument("--run", type=float, default=0.4, help="seconds that a run takes there")
     parser.add_argument("--save", action="store_true")
     options = parser.parse_args()
     found: dict[str, dict[str, dict[str, Figures]]] = {"simulated": {}, "real": {}}
@@ -63,7 +63,7 @@ def main() -> None:
     print()
     for kind, groups in found.items():
         for arrival, rows in groups.items():
-            judge(f"{kind}, {arrival}", rows["affinity"], PROMISED[arrival])
+            judge(f"{kind}, {arrival}", rows["affinity"], PROMISED[arrival], bound=kind == "simulated")
     if options.save:
         here = Path(__file__).parent
         save(here / "results.json", {"seeds": options.seeds, "run_seconds": options.run, **found})
@@ -91,13 +91,20 @@ def real(rate: float | None, run: float) -> dict[str, Figures]:
     return {name: figures([Result(outcome, lower_bound(load), longest)]) for name, outcome in outcomes.items()}
 
 
-def judge(where: str, row: Figures, promised: float) -> None:
-    kept = row["to_shortest_queue"] <= promised and row["to_bound_worst"] <= PROMISED_TO_BOUND
-    kept = kept and row["overtaken"] <= Affinity().overtake
+def judge(where: str, row: Figures, promised: float, *, bound: bool) -> None:
+    """Say whether affinity keeps what it promises.
+
+    :param bound: also that it comes near the bound, which knows nothing of what
+        a real machine does besides.
+    """
+    kept = row["to_shortest_queue"] <= promised and row["overtaken"] <= Affinity().overtake
+    if bound:
+        kept = kept and row["to_bound_worst"] <= PROMISED_TO_BOUND
     verdict = "kept" if kept else "BROKEN"
+    most = f" (at most {PROMISED_TO_BOUND})" if bound else ""
     print(
         f"{where}: affinity needs {row['to_shortest_queue']:.3f} of the shortest queue (at most {promised}) and "
-        f"at worst {row['to_bound_worst']:.3f} of the bound (at most {PROMISED_TO_BOUND}): {verdict}"
+        f"at worst {row['to_bound_worst']:.3f} of the bound{most}: {verdict}"
     )
 
 

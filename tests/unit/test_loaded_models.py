@@ -44,7 +44,9 @@ def test_models_are_known_by_the_name_under_which_they_were_looked_up_for_as_lon
 
     read = following(load_checkpoint, follower)
     made = read("/models/checkpoints/sub/a.safetensors", output_vae=True)
-    other = following(lambda ckpt_paths: Clip(), follower)(ckpt_paths=["/elsewhere/l.sft", "/elsewhere/t5.sft"])
+    other = following(lambda ckpt_paths, **more: Clip(), follower)(
+        ckpt_paths=["/elsewhere/l.sft", "/elsewhere/t5.sft"], embedding_directory=["/models/embeddings"]
+    )
     assert follower.models([]) == ["sub/a.safetensors", "l.sft", "t5.sft"]
     assert follower.models([within(made[0])]) == ["l.sft", "t5.sft", "sub/a.safetensors"]
     copy = made[0].clone()

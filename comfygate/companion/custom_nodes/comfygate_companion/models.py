@@ -141,7 +141,9 @@ def install(parts: list[str]) -> None:
     folders.get_full_path = look_up
     for module, name in READERS:
         owner = importlib.import_module(module)
-        setattr(owner, name, following(getattr(owner, name), follower))
+        read = getattr(owner, name, None)
+        if read is not None:  # another version may do without some
+            setattr(owner, name, following(read, follower))
 
     def loaded() -> Iterator[Any]:
         for one in reversed(list(management.current_loaded_models)):
@@ -161,7 +163,9 @@ def following(read: Callable[..., Any], follower: Follower) -> Callable[..., Any
     @functools.wraps(read)
     def read_and_tell(*args: Any, **kwargs: Any) -> Any:
         made = read(*args, **kwargs)
-        follower.read([path for path in strings([*args, *kwargs.values()]) if os.path.isabs(path)], made)
+        # The first argument of each: ckpt_path, ckpt_paths, unet_path.
+        named = [value for name, value in kwargs.items() if "path" in name]
+        follower.read([path for path in strings(args[:1] or named) if os.path.isabs(path)], made)
         return made
 
     return read_and_tell
