@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from PIL import Image
 from tests.browser.stock_page import Prompt, StockPage
 from tests.browser.window import Window
 from tests.contract.conftest import real_python
-from tests.contract.sample_prompts import empty_image, node
+from tests.contract.sample_prompts import node
 from tests.gateway import Gateway, eventually, request, running
 
 pytestmark = pytest.mark.skipif(
@@ -55,9 +56,17 @@ def page(window: Window, gateway: Gateway) -> Iterator[StockPage]:
     request(gateway.hub, "POST", "/history", {"clear": True})
 
 
+_colors = (number * 0x5A3C77 & 0xFFFFFF for number in itertools.count(1))
+
+
+def colored(size: int = 64) -> Prompt:
+    """An EmptyImage whose colour no other has, and that looks unlike the others before it."""
+    return node("EmptyImage", width=size, height=size, batch_size=1, color=next(_colors))
+
+
 def saved(blurs: int = 1, size: int = 256) -> Prompt:
     """One picture, saved; each blur takes a while: a third of a second for a megapixel."""
-    prompt: Prompt = {"1": empty_image(size)}
+    prompt: Prompt = {"1": colored(size)}
     for number in range(blurs):
         before = str(9 + number) if number else "1"
         prompt[str(10 + number)] = node("ImageBlur", image=[before, 0], blur_radius=31, sigma=10.0)
@@ -70,12 +79,15 @@ def slow() -> Prompt:
     return saved(blurs=24, size=1024)
 
 
-def file_of(gateway: Gateway, image: dict[str, str]) -> tuple[Image.Image, Prompt]:
-    """A file that the page shows, and the prompt within."""
+def color_of(gateway: Gateway, image: dict[str, str]) -> int:
+    """The colour that a file's prompt asks for, which its pixels have, too."""
     answer = request(gateway.hub, "GET", "/view?" + urlencode(image))
     assert answer.status == 200, answer.body
-    picture = Image.open(io.BytesIO(answer.body))
-    return picture, orjson.loads(picture.info["prompt"])
+    with Image.open(io.BytesIO(answer.body)) as picture:
+        color: int = orjson.loads(picture.info["prompt"])["1"]["inputs"]["color"]
+        pixel = picture.convert("RGB").getpixel((5, 5))
+    assert all(abs(have - want) <= 2 for have, want in zip(pixel, color.to_bytes(3), strict=True))
+    return color
 
 
 def history_of(gateway: Gateway) -> dict[str, Any]:
@@ -85,7 +97,8 @@ def history_of(gateway: Gateway) -> dict[str, Any]:
     return entries
 
 
-def color_of(prompt: Prompt) -> int:
+def asked(prompt: Prompt) -> int:
+    """The colour that a prompt asks for."""
     color: int = prompt["1"]["inputs"]["color"]
     return color
 
@@ -124,7 +137,7 @@ def test_a_workflow_runs_and_its_picture_is_shown(page: StockPage, gateway: Gate
     page.window.picture(screenshots / "stock-running.png")
     eventually(lambda: page.shown(2) == 1)
     (image,) = page.saved(2)
-    assert color_of(file_of(gateway, image)[1]) == color_of(prompt)
+    assert color_of(gateway, image) == asked(prompt)
     eventually(lambda: len(page.pictures()) == 1, seconds=20)
     (task,) = page.tasks()
     assert task.endswith("s")  # the seconds that it took
@@ -139,7 +152,7 @@ def test_six_prompts_run_on_both_gpus(page: StockPage, gateway: Gateway, screens
     colors = []
     for _ in range(6):
         prompt = saved(blurs=4, size=1024)
-        colors.append(color_of(prompt))
+        colors.append(asked(prompt))
         page.load(prompt)
         page.queue()
     eventually(lambda: len(page.tasks()) == 6, seconds=20)
@@ -147,7 +160,7 @@ def test_six_prompts_run_on_both_gpus(page: StockPage, gateway: Gateway, screens
     eventually(lambda: len(page.pictures()) == 6, seconds=90)
     history = history_of(gateway)
     images = [entry["outputs"]["2"]["images"][0] for entry in history.values()]
-    assert sorted(color_of(file_of(gateway, image)[1]) for image in images) == sorted(colors)
+    assert sorted(color_of(gateway, image) for image in images) == sorted(colors)
     assert len(page.told("execution_success")) == 6
     page.window.picture(screenshots / "stock-history.png")
 
@@ -158,7 +171,7 @@ def test_many_quick_prompts_leave_nothing_out(page: StockPage, gateway: Gateway)
     page.show("queue")
     page.window.answers()
     for _ in range(6):
-        page.load({"1": empty_image(), "2": node("SaveImage", images=["1", 0], filename_prefix="quick")})
+        page.load({"1": colored(), "2": node("SaveImage", images=["1", 0], filename_prefix="quick")})
         page.queue()
     eventually(lambda: len(page.told("execution_success")) == 6, seconds=30)
     eventually(lambda: page.badge() == "" and len(page.pictures()) == 6, seconds=30)
@@ -206,9 +219,10 @@ def test_an_uploaded_picture_is_there_for_every_gpu(page: StockPage, gateway: Ga
     history = history_of(gateway)
     assert len(history) == 4
     for entry in history.values():
-        picture, _ = file_of(gateway, entry["outputs"]["2"]["images"][0])
-        assert picture.size == (40, 30)
-        assert picture.getpixel((20, 15)) == (10, 200, 90)
+        answer = request(gateway.hub, "GET", "/view?" + urlencode(entry["outputs"]["2"]["images"][0]))
+        with Image.open(io.BytesIO(answer.body)) as picture:
+            assert picture.size == (40, 30)
+            assert picture.getpixel((20, 15)) == (10, 200, 90)
 
 
 def test_a_saved_workflow_is_there_on_every_port(page: StockPage, gateway: Gateway, screenshots: Path) -> None:
@@ -231,6 +245,7 @@ def test_two_tabs_at_once(page: StockPage, gateway: Gateway, screenshots: Path) 
     driver.switch_to.new_window("tab")
     second = driver.current_window_handle
     try:
+        page.window.look(1440, height=900)
         page.open(gateway.hub)
         prompts = {first: saved(blurs=6, size=1024), second: saved(blurs=6, size=1024)}
         clients = {}
@@ -246,9 +261,9 @@ def test_two_tabs_at_once(page: StockPage, gateway: Gateway, screenshots: Path) 
             driver.switch_to.window(tab)
             eventually(lambda: page.shown(2) == 1, seconds=60)
             (image,) = page.saved(2)
-            assert color_of(file_of(gateway, image)[1]) == color_of(prompt)
+            assert color_of(gateway, image) == asked(prompt)
             assert len(page.told("execution_success")) == 1
-            page.window.picture(screenshots / f"stock-tab-{len(clients)}.png")
+            page.window.picture(screenshots / f"stock-tab-{1 + list(prompts).index(tab)}.png")
     finally:
         driver.switch_to.window(second)
         driver.close()

@@ -24,7 +24,7 @@ def installation() -> Installation:
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Four GPUs and the hub, without a limit."""
-    with running(tmp_path_factory.mktemp("clients"), "rate = 0\narguments = --sim-step-seconds 0.1\n") as one:
+    with running(tmp_path_factory.mktemp("clients"), "rate = 0\narguments = --sim-step-seconds 0.3\n") as one:
         yield one
 
 

@@ -115,7 +115,7 @@ class Client:
         return [find(self.package if javascript else self.package.replace("-", "_")), str(PROGRAMS / self.program)]
 
 
-def text_to_image(seed: int | None = None) -> Prompt:
+def text_to_image(seed: int | None = None, steps: int = 2) -> Prompt:
     """ComfyUI's default workflow, small, with a seed of its own."""
     picked = next(_seeds) if seed is None else seed
     nodes: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -124,7 +124,7 @@ def text_to_image(seed: int | None = None) -> Prompt:
             "KSampler",
             {
                 "seed": picked,
-                "steps": 4,
+                "steps": steps,
                 "cfg": 8.0,
                 "sampler_name": "euler",
                 "scheduler": "normal",
@@ -146,6 +146,13 @@ def text_to_image(seed: int | None = None) -> Prompt:
         key: {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
         for key, (kind, title, inputs) in nodes.items()
     }
+
+
+def over_the_socket(prompt: Prompt) -> Prompt:
+    """The same, sent to the client instead of saved; the node is called as ComfyUI's example calls it."""
+    sent = {"images": ["8", 0]}
+    node = {"class_type": "SaveImageWebsocket", "inputs": sent, "_meta": {"title": "Save Image"}}
+    return {**{key: value for key, value in prompt.items() if key != "9"}, "save_image_websocket_node": node}
 
 
 def seed_of(prompt: Prompt) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.driving import Client, Installation, check, text_to_image
+from tests.clients.driving import Client, Installation, check, over_the_socket, text_to_image
 
 CLIENTS = [
     Client("comfy-api-simplified", "simplified.py"),
@@ -49,6 +49,20 @@ def test_eight_at_once_from_one(installation: Installation, command: list[str], 
     program = installation.start([*command, address(port), str(result)], prompts, result, together=True)
     for images, prompt in zip(program.images(), prompts, strict=True):
         check(images, prompt)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("client", [CLIENTS[0], CLIENTS[-1]], ids=lambda client: client.package)
+def test_pictures_that_come_over_the_socket(
+    client: Client, together: bool, installation: Installation, port: int, tmp_path: Path
+) -> None:
+    """They bear no prompt id: whose they are, a client knows only from what came before them."""
+    prompts = [over_the_socket(text_to_image(steps=3)) for _ in range(4)]
+    result = tmp_path / "result"
+    command = [*client.command(installation), address(port), str(result)]
+    program = installation.start(command, prompts, result, together)
+    for images, prompt in zip(program.images(), prompts, strict=True):
+        check(images, prompt, embedded=False)
 
 
 def address(port: int) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.driving import PROGRAMS, Installation, Running, check, text_to_image
+from tests.clients.driving import PROGRAMS, Installation, Running, check, over_the_socket, text_to_image
 from tests.gateway import eventually, request
 
 HOME = os.environ.get("COMFYUI_HOME")
@@ -32,12 +32,6 @@ def written(size: int = 512) -> dict[str, Any]:
     prompt = text_to_image(WRITTEN)
     prompt["5"]["inputs"].update(width=size, height=size)
     return prompt
-
-
-def over_the_socket(prompt: dict[str, Any]) -> dict[str, Any]:
-    """The same, sent to the client instead of saved."""
-    node = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["8", 0]}}
-    return {**{key: value for key, value in prompt.items() if key != "9"}, "save_image_websocket_node": node}
 
 
 @pytest.mark.parametrize("count", [1, 8])
