@@ -55,11 +55,12 @@ def table(rows: Mapping[str, Figures]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
+        overtaken = "?" if row["overtaken"] is None else row["overtaken"]
         lines.append(
             f"| {name} | {row['makespan']:.0f} "
             f"| {row['to_shortest_queue']:.3f} ({row['to_shortest_queue_worst']:.3f}) "
             f"| {row['to_bound']:.3f} ({row['to_bound_worst']:.3f}) "
-            f"| {row['wait_p95']:.1f} | {row['wait_worst']:.1f} | {row['loads']:.0f} | {'–' if row['overtaken'] is None else row['overtaken']} |"
+            f"| {row['wait_p95']:.1f} | {row['wait_worst']:.1f} | {row['loads']:.0f} | {overtaken} |"
         )
     return "\n".join(lines)
 
