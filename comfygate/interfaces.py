@@ -37,7 +37,7 @@ class IRoutingPolicy(Interface):
         """Pick the next assignment.
 
         :param waiting: the gate's waiting jobs, in the order in which they
-            would run.
+            would run; :meth:`comfygate.line.Line.of` makes more of them.
         :param backends: every backend of the gate's set, available or not; ask
             :meth:`BackendView.accepts` whether a job may go there.
         :param now: seconds on the daemon's monotonic clock.

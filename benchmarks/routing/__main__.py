@@ -97,7 +97,7 @@ def judge(where: str, row: Figures, promised: float, *, bound: bool) -> None:
     :param bound: also that it comes near the bound, which knows nothing of what
         a real machine does besides.
     """
-    kept = row["to_shortest_queue"] <= promised and row["overtaken"] <= Affinity().overtake
+    kept = row["to_shortest_queue"] <= promised and (row["overtaken"] or 0) <= Affinity().overtake
     if bound:
         kept = kept and row["to_bound_worst"] <= PROMISED_TO_BOUND
     verdict = "kept" if kept else "BROKEN"

@@ -43,7 +43,7 @@ def measure(folder: Path, load: Load, way: str, run: float) -> Outcome:
     offset = time.time() - time.monotonic()
     waits = tuple(max(0.0, starts[prompt_id] - offset - at) / run for prompt_id, at in arrived.items())
     assert len(waits) == len(load.prompts), "some prompts are missing in the history"
-    return Outcome((max(ends.values()) - offset - began) / run, waits, _loads(starts, ends, run), 0)
+    return Outcome((max(ends.values()) - offset - began) / run, waits, _loads(starts, ends, run), None)
 
 
 def _send_all(gateway: Gateway, load: Load, way: str, run: float, began: float) -> dict[str, float]:

@@ -15,7 +15,7 @@ from attrs import frozen
 
 from benchmarks.routing.simulation import Outcome
 
-Figures = dict[str, float]
+Figures = dict[str, Any]
 
 
 @frozen
@@ -44,7 +44,7 @@ def figures(results: Sequence[Result]) -> Figures:
         "wait_p95": statistics.mean(one.outcome.p95 for one in results),
         "wait_worst": max(one.outcome.worst for one in results),
         "loads": statistics.mean(one.outcome.loads for one in results),
-        "overtaken": max(one.outcome.overtaken for one in results),
+        "overtaken": max((one.outcome.overtaken for one in results if one.outcome.overtaken is not None), default=None),
     }
 
 
@@ -55,11 +55,12 @@ def table(rows: Mapping[str, Figures]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
+        overtaken = "?" if row["overtaken"] is None else row["overtaken"]
         lines.append(
             f"| {name} | {row['makespan']:.0f} "
             f"| {row['to_shortest_queue']:.3f} ({row['to_shortest_queue_worst']:.3f}) "
             f"| {row['to_bound']:.3f} ({row['to_bound_worst']:.3f}) "
-            f"| {row['wait_p95']:.1f} | {row['wait_worst']:.1f} | {row['loads']:.0f} | {row['overtaken']:.0f} |"
+            f"| {row['wait_p95']:.1f} | {row['wait_worst']:.1f} | {row['loads']:.0f} | {overtaken} |"
         )
     return "\n".join(lines)
 

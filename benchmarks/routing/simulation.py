@@ -24,13 +24,13 @@ class Outcome:
     """What became of a load; all in run times.
 
     :ivar waits: from arrival to begin, by prompt.
-    :ivar overtaken: how often each prompt was, at most.
+    :ivar overtaken: how often each prompt was, at most; ``None`` where nobody counted.
     """
 
     makespan: float
     waits: tuple[float, ...]
     loads: int
-    overtaken: int
+    overtaken: int | None
 
     @property
     def p95(self) -> float:

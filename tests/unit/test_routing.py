@@ -1,4 +1,5 @@
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from attrs import evolve
@@ -191,3 +192,13 @@ def test_one_that_is_drained_is_expected_to_run_what_no_other_may() -> None:
     assert next_choice([hub], {"hub": [job()]}, views, 0.0) is None
     views[0] = evolve(view(0, state=BackendState.DOWN), draining=True)
     assert expected_gpu(hub, job(), views, 0.0) is None
+
+
+def test_the_documentation_has_every_policy_with_its_arguments() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+    table = text.partition("## affinity")[0]
+    rows = {line.split("`")[1]: line for line in table.splitlines() if line.startswith("| `")}
+    for maker in Policies.installed().makers("routing"):
+        for argument in filter(None, maker.arguments.partition(" ")[0].rstrip(",").split(",")):
+            assert argument in rows[maker.name], f"{maker.name}: {argument}"
+        assert maker.name in rows
