@@ -83,7 +83,7 @@ class Daemon(Service):
         self._sockets = sockets
         self._control_port: Any = None
         self._gpu_ports = ports_of_gpus(plan)
-        options = Options(reactor)
+        options = Options(reactor, plan.config.state_dir)
         self._fleet = Fleet(make_backends(reactor, plan, options))
         config = plan.config
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))

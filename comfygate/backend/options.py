@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorProcess
@@ -22,10 +21,13 @@ class Options:
 
     A failure is not remembered: the next start asks again, since somebody may
     have mended it.
+
+    :param folder: the daemon's own, where the answers lie meanwhile: one that is killed leaves nothing elsewhere.
     """
 
-    def __init__(self, reactor: IReactorProcess) -> None:
+    def __init__(self, reactor: IReactorProcess, folder: str) -> None:
         self._reactor = reactor
+        self._log = Path(folder, "help.log")
         self._known: dict[Program, frozenset[str]] = {}
         self._lock = DeferredLock()
 
@@ -44,10 +46,13 @@ class Options:
 
     async def _ask(self, program: Program) -> frozenset[str]:
         program.check()
-        with TemporaryDirectory(prefix="comfygate-") as folder:
-            log = Path(folder, "help.log")
-            reason = await self._run(program, log)
-            text = log.read_text(errors="replace") if log.exists() else ""
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._log.unlink(missing_ok=True)
+        try:
+            reason = await self._run(program, self._log)
+            text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        finally:
+            self._log.unlink(missing_ok=True)
         if reason != "exit status 0":
             raise StartError(f"{' '.join(program.argv)} --help failed ({reason}): {last_line(text)}")
         options = known_options(text)
@@ -75,7 +80,7 @@ class Options:
         try:
             return await answered
         except CancelledError:
-            # The folder of its log cannot be removed before it is gone.
+            # The next one writes to the same log.
             await ended
             raise
         finally:

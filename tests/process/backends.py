@@ -124,7 +124,7 @@ class Workshop:
         device = Device(gpu_id=0, label="cpu", name="CPU", arguments=("--cpu",))
         folders = Folders(own=self.own, input=self.own / "input", output=self.own / "output", user=self.own / "user")
         setup = Setup(device=device, program=program, folders=folders, **settings)
-        backend = ManagedBackend(self.reactor, setup, Options(self.reactor))
+        backend = ManagedBackend(self.reactor, setup, Options(self.reactor, str(self.folder)))
         backend.subscribe(self.seen)
         self.made.append(backend)
         return backend

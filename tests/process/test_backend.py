@@ -370,7 +370,7 @@ async def test_one_help_for_all(workshop: Workshop) -> None:
     program = workshop.program("")
     main = Path(program.comfyui, "main.py")
     main.write_text(f"open({str(workshop.folder / 'asked')!r}, 'a').write('x')\n" + MAIN)
-    options = Options(reactor)
+    options = Options(reactor, str(workshop.folder))
     first, second = await gatherResults([ensureDeferred(options.of(program)), ensureDeferred(options.of(program))])
     assert first == second
     assert "--temp-directory" in first
