@@ -20,11 +20,15 @@ from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.outbox import Message, Outbox, OverflowingError
+from comfygate.spoken import Role, read
 
 TOO_SLOW = Ending(1013, "the client reads too slowly")
 
 _DIAL = 2.0
 """Seconds that the client waits for an answer while backends are dialled; one that hangs must not cost it more."""
+
+_REST = 0.05
+"""Seconds between a prompt with pictures and another one that was kept behind it."""
 
 _PING = struct.Struct(">4sQ")
 _SIGN = b"told"
@@ -102,6 +106,9 @@ class MergedClient:
         self._ending: Ending | None = None
         self._open = False
         self._told: tuple[int, int] | None = None
+        self._rest: IDelayedCall | None = None
+        self._paced = False  # what waits was kept, and may be told slowly
+        self._pictured = False  # there was a picture since the last rest
         self._owes_status = False
         self._owes_ping: int | None = None
 
@@ -146,19 +153,24 @@ class MergedClient:
 
     def client_writable(self) -> None:
         """Send what waits, until the client has enough again."""
-        while self.client.ready:
+        while self.client.ready and self._rest is None:
             message = self._outbox.take()
             if message is None:
+                self._paced = False
+                self._pay()
                 break
-            self.client.send(message.payload, message.binary)
-        if not self._outbox and self.client.ready:
-            self._pay()
+            self._send(message)
+            if self._paced and self._outbox:
+                self._rest_behind(message)
         if self._ending is not None and not self._outbox:
             self.client.end(self._ending)
 
     def client_gone(self, ending: Ending) -> None:
         """Take part no more."""
         self._cancel()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
         self._asked = None
         self._outbox.clear()
         if self._open:
@@ -178,8 +190,11 @@ class MergedClient:
 
     def deliver(self, messages: Iterable[Message]) -> None:
         """Send messages, as soon as the client takes them."""
-        for message in messages:
+        messages = tuple(messages)
+        for n, message in enumerate(messages, 1):
             self._deliver(message)
+            if n < len(messages) and self._is_free():
+                self._rest_behind(message)
 
     def greet(self, remaining: int, version: int, client_id: str) -> None:
         """Say what ComfyUI says first."""
@@ -191,16 +206,13 @@ class MergedClient:
         if self._told is None or self._told == (remaining, version) or self._ending is not None:
             return
         self._told = (remaining, version)
-        if self._outbox or not self.client.ready:
-            self._owes_status = True
-        else:
-            self.client.send(status_message(remaining), False)
+        self._owes_status = True
+        self._pay()
 
     def ask(self, number: int) -> None:
         """Find out when the client has read all this: any client answers a ping (RFC 6455, section 5.5.2)."""
         self._owes_ping = number
-        if not self._outbox and self.client.ready:
-            self._pay()
+        self._pay()
 
     def close(self, ending: Ending) -> None:
         """End the leg behind what waits for it, or in any case in time."""
@@ -216,8 +228,8 @@ class MergedClient:
     def _deliver(self, message: Message) -> None:
         if self._ending is not None:
             return
-        if self.client.ready and not self._outbox:
-            self.client.send(message.payload, message.binary)
+        if self._is_free():
+            self._send(message)
             return
         try:
             self._outbox.put(message)
@@ -226,8 +238,29 @@ class MergedClient:
             self._outbox.clear()
             self.close(TOO_SLOW)
 
+    def _is_free(self) -> bool:
+        """Whether what is sent now comes behind everything else."""
+        return self.client.ready and not self._outbox and self._rest is None
+
+    def _send(self, message: Message) -> None:
+        self._pictured = self._pictured or message.binary
+        self.client.send(message.payload, message.binary)
+
+    def _rest_behind(self, message: Message) -> None:
+        """Leave some time between a prompt with pictures and the next, which is told at once.
+
+        Some clients put a picture aside for a moment, and ask themselves then which prompt runs.
+        """
+        if self._pictured and self._ending is None and not message.binary and read(message).role is Role.IDLE:
+            self._pictured, self._paced = False, True
+            self._rest = self._gate.clock.callLater(_REST, self._go_on)
+
+    def _go_on(self) -> None:
+        self._rest = None
+        self.client_writable()
+
     def _pay(self) -> None:
-        if self._ending is not None:
+        if self._ending is not None or not self._is_free():
             return
         if self._owes_status and self._told is not None:
             self._owes_status = False

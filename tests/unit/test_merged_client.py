@@ -232,6 +232,37 @@ def test_two_at_once_are_told_one_after_the_other() -> None:
     assert ids == ["a"] * 3 + ["b"] * 3
 
 
+def test_between_prompts_with_pictures_is_a_moment() -> None:
+    hub = Hub(3)
+    client, [one, two, three] = hub.enter()
+    for n, prompt_id in enumerate("abc"):
+        hub.run(prompt_id, n)
+    hub.settle()
+    picture = frame(2, b"\0\0\0\1\0\0\0\2png")
+    hear(one, event("execution_start", prompt_id="a"), picture)
+    hear(two, event("execution_start", prompt_id="b"), picture, picture, end("b"))
+    hear(three, event("execution_start", prompt_id="c"), end("c"))
+
+    def told() -> list[str]:
+        return ["picture" if isinstance(each, bytes) else each["type"] for each in said(client)]
+
+    told()
+    hear(one, end("a"))
+    last = ["execution_success", "executing"]
+    assert told() == last
+    hear(one, event("custom", value=1))  # comes behind
+    hub.clock.advance(0.05)
+    assert told() == ["execution_start", "picture", "picture", *last]
+    hub.clock.advance(0.05)
+    assert told() == ["execution_start", *last, "custom", "status"]
+    hub.run("d", 0)
+    hub.settle()
+    hear(one, event("execution_start", prompt_id="d"), picture, end("d"))
+    assert [each for each in told() if each != "status"] == ["execution_start", "picture", *last]
+    client.lost()
+    assert not [call for call in hub.clock.getDelayedCalls() if "_go_on" in str(call)]
+
+
 def test_features_are_negotiated_with_every_backend_and_answered_once() -> None:
     hub = Hub()
     hub.become(BackendState.DOWN, 1)
