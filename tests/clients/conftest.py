@@ -28,6 +28,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield one
 
 
+@pytest.fixture(scope="session")
+def previewing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Two GPUs that send a preview with every step."""
+    config = "rate = 0\narguments = --sim-step-seconds 0.3 --preview-method auto\n"
+    with running(tmp_path_factory.mktemp("previews"), config, gpus=2) as one:
+        yield one
+
+
 @pytest.fixture(params=["gpu", "hub"])
 def port(request: pytest.FixtureRequest, gateway: Gateway) -> int:
     """A GPU's port, then the hub."""
