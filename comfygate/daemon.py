@@ -50,6 +50,7 @@ from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
 from comfygate.reload import Reload
+from comfygate.roll import Roll
 from comfygate.setups import make_backends
 from comfygate.shutdown import Shutdown, hearing_signals
 
@@ -88,6 +89,7 @@ class Daemon(Service):
         ledger = Ledger(plan.gpu_ids, WaitingJobs(config.max_pending, config.max_pending_bytes))
         self._persistence = Persistence(store, reactor, config, self._outlives_us)
         self._journal = self._persistence.journal
+        aliases = self._persistence.aliases()
         self._books = Books(
             self._fleet,
             ledger,
@@ -96,7 +98,10 @@ class Daemon(Service):
             config.prefetch,
             retries=config.retries,
             queue_when_down=config.when_down == "queue",
+            aliases=aliases,
         )
+        roll = Roll(ledger, aliases, reactor.seconds, time.time)
+        ledger.subscribe(roll)
         self._books.flush = self._journal.flush
         self._reconciler = Reconciler(self._books)
         self._ports = Ports(
@@ -105,9 +110,12 @@ class Daemon(Service):
             self._fleet,
             lambda gpu_ids: RemainingWork(ledger, gpu_ids, self._books.last_words),
             self._books.changed,
+            roll,
         )
         self._books.watch(self._ports.status_changed)
-        self._dispatcher = Dispatcher(self._books, self._reconciler, self._journal, self._ports.is_heard)
+        self._dispatcher = Dispatcher(
+            self._books, self._reconciler, self._journal, self._ports.is_heard, self._ports.hears
+        )
         self._acceptance = Acceptance(self._books, self._reconciler, self._journal)
         self._interrupts = Interrupts(self._books, plan.interrupt_policy)
         self._operations = Operations(

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from twisted.logger import Logger
 
+from comfygate.aliases import Aliases
 from comfygate.config.settings import Config
 from comfygate.control.accept import Acceptance
 from comfygate.control.books import Books
@@ -23,6 +24,7 @@ from comfygate.journal.thread import OneThread
 from comfygate.ledger import Ended
 
 _DRAINED = "drained"
+_ALIASES = "secret of aliases"
 
 
 def open_store(config: Config) -> Store | None:
@@ -59,6 +61,19 @@ class Persistence:
         """Keep as much as this configuration says."""
         if isinstance(self.journal, Journal):
             self.journal.keep(_kept(config))
+
+    def aliases(self) -> Aliases:
+        """The other names of clients: after each start the same, if the journal is kept."""
+        text = None if self._store is None else self._store.setting(_ALIASES)
+        secret = os.urandom(32).hex() if text is None else text
+        if self._store is not None and text is None:
+            try:
+                self._store.set_setting(_ALIASES, secret)
+            except JournalError as error:
+                self._log.warn(
+                    "prompts of this time will not be told to their clients after a restart: {error}", error=error
+                )
+        return Aliases(bytes.fromhex(secret))
 
     def drained(self) -> tuple[int, ...]:
         """The GPUs that an operator drained, as far as is remembered."""

@@ -24,7 +24,9 @@ from comfygate.gate.tally import GateFigures
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
+from comfygate.model import Job
 from comfygate.port import Port, facts_of
+from comfygate.roll import Roll
 
 CONNECT_TIME = 5.0
 """Seconds to connect to a backend."""
@@ -36,7 +38,8 @@ class Ports:
 
     :param reactor: the daemon's reactor.
     :param status: who counts the prompts that are left, given a port's set.
-    :param heard: called when :meth:`is_heard` has changed for a backend.
+    :param heard: called when :meth:`is_heard` or :meth:`hears` has changed for a backend.
+    :param roll: whose prompts are whose.
     """
 
     _log = Logger()
@@ -48,7 +51,9 @@ class Ports:
         fleet: Fleet,
         status: Callable[[tuple[int, ...]], IStatusSource],
         heard: Callable[[], None] = lambda: None,
+        roll: Roll | None = None,
     ) -> None:
+        self._roll = roll
         self._reactor = reactor
         self._config = config
         self._fleet = fleet
@@ -127,6 +132,13 @@ class Ports:
         """Whether the clients that waited for a backend hear it, now that it is ready."""
         return not self._sessions.returning(gpu_id)
 
+    def hears(self, job: Job, gpu_id: int) -> bool:
+        """Whether a job's client hears a backend, or is not just about to."""
+        roll = self._roll
+        if roll is None or not job.client_id or not roll.owns(job.client_id, job.prompt_id):
+            return True
+        return not self._sessions.dialling(gpu_id, roll.aliases.inside(job.client_id))
+
     def announce(self, client_id: str, message: bytes) -> None:
         """Send a text message of our own to the newest WebSocket with this clientId on every port."""
         for port in self._ports.values():
@@ -159,6 +171,7 @@ class Ports:
             fleet=self._fleet,
             gpu_ids=gate.gpu_ids,
             sessions=self._sessions,
+            roll=None if gate.name.startswith("gpu-") else self._roll,
         )
         return Gate(
             facts_of(self._config, gate),

@@ -26,6 +26,7 @@ class Submission:
     """The checked body of a POST /prompt.
 
     :ivar prompt_id: the client's canonical UUID, or one of ours.
+    :ivar client_id: whose WebSocket gets its events.
     :ivar number: the queue number that the client asked for, if it did.
     :ivar front: whether the prompt wants to run next.
     :ivar fields: the whole JSON object, to be sent on.
@@ -44,18 +45,21 @@ class Submission:
         """
         return _encoded({**self.fields, "prompt_id": self.prompt_id})
 
-    def submission(self, number: float) -> bytes:
+    def submission(self, number: float, alias: str | None = None) -> bytes:
         """The body for a backend's POST /prompt, under our number.
 
+        :param alias: what the backend knows the client by, if that is another id.
         :raises GateError: as :meth:`validation`.
         """
-        return _encoded({**self.fields, "prompt_id": self.prompt_id, "number": number})
+        ours = {"prompt_id": self.prompt_id, "number": number}
+        return _encoded({**self.fields, **ours} if alias is None else {**self.fields, **ours, "client_id": alias})
 
     def item(self, number: float, outputs: list[str]) -> bytes:
         """The job as GET /queue lists it: [number, id, prompt, extra_data, outputs]."""
         extra = {k: v for k, v in self.fields.get("extra_data", {}).items() if k not in _SECRET_EXTRA_DATA}
         if self.client_id is not None:
-            extra["client_id"] = self.client_id
+            extra.pop("client_id", None)
+            extra["client_id"] = self.client_id  # the last one, where it is quickly found
         return orjson.dumps([number, self.prompt_id, self.fields["prompt"], extra, outputs])
 
 
@@ -85,12 +89,14 @@ def parse_submission(body: bytes) -> Submission:
         raise _refusal("no_prompt", "No prompt provided", "No prompt provided")
     fields = {key: value for key, value in fields.items() if not (key in _NULLABLE and value is None)}
     _check_prompt(fields["prompt"])
+    client_id = _typed(fields, "client_id", str, "a string")
+    fields = _with_checked_rest(fields)
     return Submission(
         prompt_id=_prompt_id(fields),
-        client_id=_typed(fields, "client_id", str, "a string"),
+        client_id=fields.get("extra_data", {}).get("client_id") if client_id is None else client_id,
         number=_number(fields),
         front=bool(_typed(fields, "front", bool, "true or false")),
-        fields=_with_checked_rest(fields),
+        fields=fields,
     )
 
 

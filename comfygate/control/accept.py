@@ -276,6 +276,9 @@ class Acceptance:
             number = -number
         self._number += 1
         self._sequence += 1
+        alias = None
+        if gate.merges and submission.client_id:
+            alias = self._books.aliases.inside(submission.client_id)
         return Job(
             prompt_id=submission.prompt_id,
             number=number,
@@ -284,7 +287,7 @@ class Acceptance:
             targets=frozenset(targets),
             expected=expected,
             client_id=submission.client_id,
-            submission=submission.submission(number),
+            submission=submission.submission(number, alias),
             item=submission.item(number, outputs),
             outputs=tuple(outputs),
             accepted=self._books.wall_clock(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 
@@ -12,6 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from comfygate.aliases import Aliases
 from comfygate.backend.fleet import Fleet
 from comfygate.errors import GateError, JournalError
 from comfygate.history import failed_entry
@@ -39,6 +41,7 @@ class Books:
     :ivar queue_when_down: whether jobs are accepted for a GPU that is down and
         will be back.
     :ivar wall_clock: seconds since 1970.
+    :ivar aliases: the other names of clients.
     :ivar flush: see :class:`comfygate.interfaces.IJournal`.
     :ivar removing: ids that a backend is being told to take out of its queue.
     :ivar last_words: what clients were told of the ends of prompts.
@@ -66,7 +69,9 @@ class Books:
         retries: int = 1,
         queue_when_down: bool = True,
         wall_clock: Callable[[], float] = time.time,
+        aliases: Aliases | None = None,
     ) -> None:
+        self.aliases = aliases or Aliases(os.urandom(32))
         self.fleet = fleet
         self.ledger = ledger
         self.gates = {gate.name: gate for gate in gates}

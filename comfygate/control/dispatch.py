@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve
 from twisted.internet.defer import Deferred, DeferredLock
@@ -16,7 +16,7 @@ from comfygate.failpoints import reach
 from comfygate.history import refusal
 from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
-from comfygate.model import BackendAnswer, BackendState, BackendView, JobState
+from comfygate.model import BackendAnswer, BackendState, BackendView, Job, JobState
 from comfygate.routing.assignment import next_choice
 
 _REST = 1.0
@@ -28,6 +28,8 @@ class Dispatcher:
 
     :param is_heard: whether the clients that waited for a backend hear it; it
         gets no job before, since nobody would learn of that job's end.
+    :param hears: whether a job's client hears a GPU, or is not about to; there
+        is a change once it does.
     """
 
     _log = Logger()
@@ -38,12 +40,14 @@ class Dispatcher:
         reconciler: Reconciler,
         journal: IJournal,
         is_heard: Callable[[int], bool] = lambda gpu_id: True,
+        hears: Callable[[Job, int], bool] = lambda job, gpu_id: True,
     ) -> None:
         self._books = books
         self._ledger = books.ledger
         self._reconciler = reconciler
         self._journal = journal
         self._is_heard = is_heard
+        self._hears = hears
         self._resting: set[int] = set()
         self._lines: defaultdict[int, DeferredLock] = defaultdict(DeferredLock)
         books.watch(self._dispatch)
@@ -52,11 +56,15 @@ class Dispatcher:
         gates = tuple(self._books.gates.values())
         views = {view.gpu_id: self._rested(view) for view in self._books.views().values()}
         now = self._books.clock.seconds()
+        deaf: defaultdict[str, set[int]] = defaultdict(set)
         while True:
             waiting = {gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates}
-            choice = next_choice(gates, waiting, views, now)
+            choice = next_choice(gates, _elsewhere(waiting, deaf) if deaf else waiting, views, now)
             if choice is None:
                 return
+            if not self._hears(choice.job, choice.gpu_id):
+                deaf[choice.job.prompt_id].add(choice.gpu_id)
+                continue
             held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id)
             Deferred.fromCoroutine(self._send(held))
             views[choice.gpu_id] = self._rested(self._books.view(choice.gpu_id))
@@ -151,3 +159,12 @@ class Dispatcher:
             )
             self._ledger.hold(held.job, held.gpu_id, JobState.UNCLEAR)
             self._reconciler.look(held.gpu_id)
+
+
+def _elsewhere(waiting: Mapping[str, Sequence[Job]], deaf: Mapping[str, set[int]]) -> dict[str, list[Job]]:
+    """Waiting jobs, without the GPUs on which their clients would not hear them yet."""
+    return {name: [_without(job, deaf.get(job.prompt_id)) for job in jobs] for name, jobs in waiting.items()}
+
+
+def _without(job: Job, gpu_ids: set[int] | None) -> Job:
+    return evolve(job, targets=job.targets - gpu_ids) if gpu_ids else job

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import orjson
 from attrs import frozen
 
+from comfygate.aliases import with_owner
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, GateError, JournalError
 from comfygate.history import encoded, ended_at
@@ -48,7 +50,7 @@ class Histories:
         :raises GateError: 502 or 503, if who should know cannot be asked now.
         """
         entry = await self._one(gate, prompt_id)
-        return iter((b"{}",)) if entry is None else _object([_Entry(prompt_id, 0.0, entry)])
+        return iter((b"{}",)) if entry is None else self._object(gate, [_Entry(prompt_id, 0.0, entry)])
 
     async def newest(self, gate: GateRouting, most: int | None, offset: int | None) -> Iterator[bytes]:
         """GET /history: entries by id, the newest last.
@@ -68,7 +70,16 @@ class Histories:
             for entry in await self._of_backend(backend, wanted):
                 found.setdefault(entry.prompt_id, entry)
         entries = sorted(found.values(), key=lambda entry: entry.ended)
-        return _object(_cut(entries, most, offset))
+        return self._object(gate, _cut(entries, most, offset))
+
+    def _object(self, gate: GateRouting, entries: Iterable[_Entry]) -> Iterator[bytes]:
+        show = self._books.aliases.concealed if gate.merges else bytes
+        separator = b"{"
+        for entry in entries:
+            yield separator + orjson.dumps(entry.prompt_id) + b":"
+            yield show(entry.text)
+            separator = b","
+        yield b"{}" if separator == b"{" else b"}"
 
     async def forget(self, gate: GateRouting, prompt_ids: Iterable[str] | None) -> None:
         """POST /history: drop these entries, or all, of the gate's GPUs.
@@ -106,7 +117,10 @@ class Histories:
             entry = await self._books.fleet.client(backend.gpu_id).history(prompt_id)
         except BackendError as error:
             raise _silent(backend, error) from None
-        return None if entry is None else encoded(entry)
+        return None if entry is None else self._encoded(entry)
+
+    def _encoded(self, entry: dict[str, Any]) -> bytes:
+        return encoded(with_owner(entry, self._books.aliases.owner(entry)))
 
     async def _of_backend(self, backend: IBackend, newest: int | None) -> list[_Entry]:
         if backend.owned and self._journal.lasting:
@@ -118,7 +132,7 @@ class Histories:
             listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
         except BackendError as error:
             raise _silent(backend, error) from None
-        return [_Entry(prompt_id, ended_at(entry), encoded(entry)) for prompt_id, entry in listed.items()]
+        return [_Entry(prompt_id, ended_at(entry), self._encoded(entry)) for prompt_id, entry in listed.items()]
 
 
 def _cut(entries: list[_Entry], most: int | None, offset: int | None) -> list[_Entry]:
@@ -126,15 +140,6 @@ def _cut(entries: list[_Entry], most: int | None, offset: int | None) -> list[_E
     if offset is None or offset < 0:
         return entries if most is None else entries[max(0, len(entries) - most) :]
     return entries[offset:] if most is None else entries[offset : offset + most]
-
-
-def _object(entries: Iterable[_Entry]) -> Iterator[bytes]:
-    separator = b"{"
-    for entry in entries:
-        yield separator + orjson.dumps(entry.prompt_id) + b":"
-        yield entry.text
-        separator = b","
-    yield b"{}" if separator == b"{" else b"}"
 
 
 def _silent(backend: IBackend, error: BackendError) -> GateError:

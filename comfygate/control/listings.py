@@ -6,7 +6,7 @@ encoded again, however long the queue is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import orjson
 
@@ -39,22 +39,29 @@ class Listings:
     def queue(self, gate: GateRouting) -> Iterator[bytes]:
         """GET /queue: ``{"queue_running": […], "queue_pending": […]}``, and ``gpu_id`` on a GPU's port.
 
+        Only there it shows whose prompts they are.
+
         Also while none of its GPUs serves requests: the jobs that wait for one are with us.
 
         :return: JSON in pieces.
         """
         listings = [self._ledger.listing(gpu_id) for gpu_id in gate.gpu_ids]
-        return self._queue(listings, gate.gpu_ids)
+        return self._queue(listings, gate.gpu_ids, self._books.aliases.concealed if gate.merges else bytes)
 
-    def _queue(self, listings: list[Listing], gpu_ids: tuple[int, ...]) -> Iterator[bytes]:
+    def _queue(
+        self, listings: list[Listing], gpu_ids: tuple[int, ...], show: Callable[[bytes], bytes]
+    ) -> Iterator[bytes]:
         yield b'{"queue_running":'
-        yield from joined(item for listing in listings for item in listing.running)
+        yield from joined(map(show, (item for listing in listings for item in listing.running)))
         yield b',"queue_pending":'
-        yield from joined(item for listing in listings for item in listing.pending)
+        yield from joined(map(show, (item for listing in listings for item in listing.pending)))
         yield b',"gpu_id":%d}' % gpu_ids[0] if len(gpu_ids) == 1 else b"}"
 
     def all(self) -> Iterator[bytes]:
-        """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals."""
+        """GET /queue/all: the queue of every GPU, whether it answers or not, and the totals.
+
+        The same on every port, and so without anybody's client_id.
+        """
         backends = tuple(self._books.fleet)  # some may be gone before the last piece is read
         listings = {backend.gpu_id: self._ledger.listing(backend.gpu_id) for backend in backends}
         yield b'{"queues":['
@@ -79,7 +86,7 @@ class Listings:
         }
         yield orjson.dumps(facts)[:-1]
         yield b',"queue_running":'
-        yield from joined(listing.running)
+        yield from joined(map(self._books.aliases.concealed, listing.running))
         yield b',"queue_pending":'
-        yield from joined(listing.pending)
+        yield from joined(map(self._books.aliases.concealed, listing.pending))
         yield b"}"

@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from comfygate.aliases import with_owner
 from comfygate.control.books import Books
 from comfygate.errors import BackendError, BackendUnusable
 from comfygate.history import Outcome, encoded, failed_entry, outcome
@@ -147,7 +148,9 @@ class Reconciler:
             self._log.warn("{prompt_id} ended in some way: {error}", prompt_id=held.job.prompt_id, error=error)
             reason = str(error)
             return Outcome(JobState.UNKNOWN, reason), failed_entry(held.job, reason, self._books.wall_clock())
-        return (None, None) if entry is None else (outcome(entry), encoded(entry))
+        if entry is None:
+            return None, None
+        return outcome(entry), encoded(with_owner(entry, held.job.client_id))
 
     def _left(self, held: Held, end: Outcome | None, record: bytes | None, *, blamed: bool) -> None:
         if not self._ledger.is_current(held):

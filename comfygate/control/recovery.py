@@ -54,7 +54,7 @@ def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tupl
     waiting, looked_up, given_up, stranded = 0, 0, 0, []
     newest = {one.job.prompt_id: one for one in sorted(unfinished, key=lambda one: one.job.sequence)}
     for one in newest.values():
-        job = _placed(one.job, books)
+        job = _placed(_aliased(one.job, books), books)
         if job is None:
             stranded.append(one.job)
             _strand(books, one)
@@ -70,6 +70,13 @@ def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tupl
                 _give_up(books, again)
                 given_up += 1
     return _told(Recovered(waiting, looked_up, given_up, tuple(stranded)))
+
+
+def _aliased(job: Job, books: Books) -> Job:
+    """The job as the ports that merge several GPUs submit theirs; before they did, it had its client's own id."""
+    if job.gate.startswith("gpu-"):
+        return job
+    return evolve(job, submission=books.aliases.under_alias(job.client_id, job.submission))
 
 
 def _placed(job: Job, books: Books) -> Job | None:

@@ -117,7 +117,8 @@ class Status:
             progress = Progress(prompt_id=running.prompt_id)
         return {
             **asdict(progress),
-            "client_id": running.client_id and running.client_id[:LONGEST_ID],
+            # Whoever knows a client's own id gets its events.
+            "client_id": running.client_id and self._books.aliases.shown(running.client_id),
             "since": self._telemetry.outcomes.running_since(running.prompt_id),
         }
 

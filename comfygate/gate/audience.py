@@ -31,6 +31,7 @@ class Audience:
         self._heard = heard
         self._sessions: dict[Hashable, Session] = {}
         self._returning: set[Hashable] = set()
+        self._awaited: set[Hashable] = set()
         self._late: IDelayedCall | None = None
         self._bucket = dial_bucket()
 
@@ -47,6 +48,14 @@ class Audience:
         if key not in self._sessions:
             self._sessions[key] = Session(self, key)
         return self._sessions[key]
+
+    def dialling(self, key: Hashable) -> bool:
+        """Whether this session is about to hear the backend; its own time-out bounds that."""
+        session = self._sessions.get(key)
+        if session is None or not session.dialling:
+            return False
+        self._awaited.add(key)
+        return True
 
     def leave(self) -> None:
         """The backend is away."""
@@ -72,6 +81,9 @@ class Audience:
 
     def heard(self, key: Hashable) -> None:
         """A session hears the backend again, or not so soon."""
+        if key in self._awaited:
+            self._awaited.discard(key)
+            self._heard()
         if key in self._returning:
             self._returning.discard(key)
             if not self._returning:
@@ -128,6 +140,10 @@ class Sessions:
     def returning(self, gpu_id: int) -> bool:
         """Whether a backend is back, but not all who waited for it hear it yet."""
         return self._audience(gpu_id).returning
+
+    def dialling(self, gpu_id: int, client_id: str) -> bool:
+        """Whether the sockets with this clientId are about to hear a backend; if so, `heard` is called then."""
+        return self._audience(gpu_id).dialling(client_id)
 
     def backend_changed(self, backend: IBackend) -> None:
         """A backend has come, or is gone."""

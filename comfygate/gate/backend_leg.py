@@ -14,7 +14,7 @@ from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, ending_of
+from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 
 _HEAD_BOUND = 64 * 1024
 
@@ -91,6 +91,7 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Tell the owner."""
+        self.settle()
         self.opened = True
         self._owner.backend_opened(self._subprotocol)
 
@@ -128,4 +129,5 @@ def backend_factory(clock: IReactorTime, limits: Limits) -> WebSocketClientFacto
         autoPingTimeout=limits.backend_pong,
         **common_options(limits),
     )
+    factory.protocol = configured(BackendLeg, factory)
     return factory

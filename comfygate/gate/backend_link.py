@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred
@@ -67,7 +67,8 @@ class BackendLink:
         self._dialling: Deferred[IProtocol] | None = None
         self._late: IDelayedCall | None = None
         self._timed_out = False
-        self._leg = BackendLeg(self, wanted.request(*address), clock, limits.backend_close)
+        kind: Any = factory.protocol
+        self._leg: BackendLeg = kind(self, wanted.request(*address), clock, limits.backend_close)
         self._leg.factory = copy.copy(factory) if wanted.subprotocols else factory
         if wanted.subprotocols:
             # Autobahn compares the backend's choice with this list.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Hashable, Sequence
 from typing import cast
 
@@ -14,13 +15,16 @@ from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_leg import backend_factory
 from comfygate.gate.bridged_client import Address, BridgedClient
 from comfygate.gate.client_leg import client_factory
-from comfygate.gate.handshake import is_comfyuis
+from comfygate.gate.handshake import client_id_of, is_comfyuis
+from comfygate.gate.listener import Listener
+from comfygate.gate.merged_client import MergedClient
 from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import SERVICE_RESTART, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IBackend, IStatusSource
 from comfygate.model import BackendState
+from comfygate.roll import Roll
 
 _NOWHERE: Address = ("127.0.0.1", 0)
 
@@ -29,7 +33,8 @@ class Bridges:
     """The WebSockets of one gate.
 
     Each is on the first backend of the gate's set that was ready, or waits for
-    one that will be.
+    one that will be; but ComfyUI's own, where a gate stands for several GPUs,
+    are on all of them.
 
     :param clock: the reactor.
     :param status: knows how many prompts are left.
@@ -38,6 +43,7 @@ class Bridges:
     :param sessions: shared by all gates over the same backends.
     :param endpoint: how to reach a backend's address.
     :param tally: counts what clients send and are sent.
+    :param roll: whose prompts are whose, if the gate stands for several GPUs.
     :ivar clients: how many client legs are open.
     """
 
@@ -52,6 +58,7 @@ class Bridges:
         limits: Limits | None = None,
         endpoint: Callable[[str, int], IStreamClientEndpoint] | None = None,
         tally: Tally | None = None,
+        roll: Roll | None = None,
     ) -> None:
         self.tally = tally or Tally()
         self.limits = limits or Limits()
@@ -66,6 +73,9 @@ class Bridges:
         self._fleet = fleet
         self._gpu_ids = tuple(gpu_ids)
         self._bridges: dict[BridgedClient, None] = {}  # in the order in which they came
+        self._roll = roll
+        self._listeners: dict[str, Listener] = {}
+        self._merged: set[MergedClient] = set()
         self._links: set[Hashable] = set()
         self._telling: IDelayedCall | None = None
         self._idle: list[Deferred[None]] = []
@@ -80,6 +90,8 @@ class Bridges:
         :raises GateError: 503, if no backend can serve it, now or later.
         """
         gpu_id = self._place(may_wait=is_comfyuis(head.target))
+        if self._roll is not None and is_comfyuis(head.target):
+            return self._merging(head, self._roll)
 
         def successor(transport: ITransport, data: bytes) -> IProtocol:
             bridge = BridgedClient(self, head, gpu_id)
@@ -88,6 +100,26 @@ class Bridges:
             return cast(IProtocol, bridge.client)
 
         return successor
+
+    def _merging(self, head: RequestHead, roll: Roll) -> Callable[[ITransport, bytes], IProtocol]:
+        client_id = client_id_of(head.target) or uuid.uuid4().hex  # as ComfyUI does
+
+        def stage() -> Listener:
+            if client_id not in self._listeners:
+                self._listeners[client_id] = Listener(self, roll, client_id, head, self._gpu_ids)
+            return self._listeners[client_id]
+
+        def successor(transport: ITransport, data: bytes) -> IProtocol:
+            socket = MergedClient(self, head, stage)
+            self._merged.add(socket)
+            socket.client.factory = self.client_factory
+            return cast(IProtocol, socket.client)
+
+        return successor
+
+    def is_ready(self, gpu_id: int) -> bool:
+        """Whether a backend serves requests."""
+        return bool(self._fleet.ready((gpu_id,)))
 
     def address(self, gpu_id: int) -> Address:
         """Where a backend that is ready is reached."""
@@ -102,9 +134,9 @@ class Bridges:
         self.closing = True
         if self._telling is not None and self._telling.active():
             self._telling.cancel()
-        for bridge in list(self._bridges):
-            bridge.close(Ending(code, reason))
-        if not self._bridges and not self._links:
+        for client in self._clients():
+            client.close(Ending(code, reason))
+        if self._is_idle():
             return succeed(None)
         idle: Deferred[None] = Deferred()
         self._idle.append(idle)
@@ -116,12 +148,16 @@ class Bridges:
         Those that stay with this one, their sessions wait with.
         """
         if not self.closing:
+            for listener in list(self._listeners.values()):
+                listener.backend_changed(backend.gpu_id)
             self._review()
 
     def serve(self, gpu_ids: Sequence[int], status: IStatusSource) -> None:
         """The gate has this set from now on; clients stay with a backend outside of it as long as that is ready."""
         self._gpu_ids = tuple(gpu_ids)
         self.status = status
+        for listener in list(self._listeners.values()):
+            listener.serve(self._gpu_ids)
         if not self.closing:
             self._review()
             self.status_changed()
@@ -145,10 +181,21 @@ class Bridges:
         """A client or a backend leg is gone."""
         self._links.discard(thing)
         self._bridges.pop(cast("BridgedClient", thing), None)
-        if not self._bridges and not self._links:
+        self._merged.discard(cast("MergedClient", thing))
+        if self._is_idle():
             idle, self._idle = self._idle, []
             for deferred in idle:
                 deferred.callback(None)
+
+    def dissolved(self, client_id: str) -> None:
+        """A listener has no socket any more."""
+        del self._listeners[client_id]
+
+    def _clients(self) -> list[BridgedClient | MergedClient]:
+        return [*self._bridges, *self._merged]
+
+    def _is_idle(self) -> bool:
+        return not self._bridges and not self._merged and not self._links
 
     def _review(self) -> None:
         ready = self._fleet.ready(self._gpu_ids)
@@ -156,8 +203,8 @@ class Bridges:
             if ready and not self._fleet.ready((bridge.gpu_id,)):
                 bridge.move(ready[0].gpu_id)
         if all(self._fleet[gpu_id].state is BackendState.FAILED for gpu_id in self._gpu_ids):
-            for bridge in list(self._bridges):
-                bridge.close(Ending(SERVICE_RESTART, self._given_up()))
+            for client in self._clients():
+                client.close(Ending(SERVICE_RESTART, self._given_up()))
 
     def _place(self, *, may_wait: bool) -> int:
         for backend in self._fleet.ready(self._gpu_ids):
@@ -175,3 +222,5 @@ class Bridges:
         remaining = self.status.remaining()
         for bridge in list(self._bridges):
             bridge.tell(remaining)
+        for listener in list(self._listeners.values()):
+            listener.tell(remaining)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Hashable
+from typing import Any
 from typing import Protocol as Shape
 
-from autobahn.twisted.websocket import WebSocketClientFactory
+from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
@@ -40,6 +41,7 @@ class Port(Shape):
     status: IStatusSource
     sessions: Sessions
     backend_factory: WebSocketClientFactory
+    client_factory: WebSocketServerFactory
     endpoint: Callable[[str, int], IStreamClientEndpoint]
     closing: bool
     clients: int
@@ -74,7 +76,8 @@ class BridgedClient:
     def __init__(self, gate: Port, head: RequestHead, gpu_id: int) -> None:
         limits = gate.limits
         self.gpu_id = gpu_id
-        self.client = ClientLeg(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
+        kind: Any = gate.client_factory.protocol
+        self.client: ClientLeg = kind(self, handshake_of(head), gate.clock, limits.client_close, gate.tally)
         self.born = gate.sessions.birth()
         self._gate = gate
         self._patient = is_comfyuis(head.target)
@@ -134,6 +137,9 @@ class BridgedClient:
             self.client.send(message.payload, message.binary)
         if self._ending is not None and not self._outbox:
             self.client.end(self._ending)
+
+    def client_ponged(self, payload: bytes) -> None:
+        """Nobody has asked for that."""
 
     def client_gone(self, ending: Ending) -> None:
         """Close the backend leg as the client closed its own."""

@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from comfygate.errors import GateError
 from comfygate.gate.tally import Tally
-from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, ending_of
+from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 from comfygate.http1 import request_head_end
 from comfygate.routes import Kind
 
@@ -40,6 +40,9 @@ class ClientSide(Protocol):
 
     def client_writable(self) -> None:
         """The client has taken all that was sent."""
+
+    def client_ponged(self, payload: bytes) -> None:
+        """The client has read what was sent before a ping with this payload, or says so."""
 
     def client_gone(self, ending: Ending) -> None:
         """The connection is gone; called once, whatever happened before."""
@@ -137,6 +140,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
 
     def onOpen(self) -> None:
         """Tell the owner."""
+        self.settle()
         self._tally.requests[Kind.WEBSOCKET, 101] += 1
         self.transport.resumeProducing()
         self._owner.client_opened()
@@ -157,6 +161,10 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
             self.sendPong(payload)  # type: ignore[no-untyped-call]
         else:
             self._owed = payload
+
+    def onPong(self, payload: bytes) -> None:
+        """Tell the owner."""
+        self._owner.client_ponged(payload)
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
         """Tell the owner."""
@@ -228,6 +236,7 @@ def client_factory(clock: IReactorTime, limits: Limits) -> WebSocketServerFactor
         autoPingTimeout=limits.client_pong,
         **common_options(limits),
     )
+    factory.protocol = configured(ClientLeg, factory)
     return factory
 
 

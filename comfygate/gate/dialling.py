@@ -38,6 +38,9 @@ class Failures:
         self._count = 0
         self._since = 0.0
 
+    def __bool__(self) -> bool:
+        return self._count > 0
+
     def forget(self) -> None:
         """Begin anew."""
         self._count = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from comfygate.http1 import RequestHead
 from comfygate.routes import plain_path
@@ -66,6 +66,15 @@ class Wanted:
         subprotocols = tuple(part.strip().decode("latin-1") for value in offered for part in value.split(b","))
         return cls(_with_client_id(head.target, client_id), b"\r\n".join(lines), subprotocols)
 
+    @classmethod
+    def under_alias(cls, head: RequestHead, alias: str) -> Wanted:
+        """The same for a backend that knows the client by another id, and has no subprotocols."""
+        path, _, query = head.target.partition(b"?")
+        rest = [part for part in query.split(b"&") if part and not _names_client(part)]
+        target = b"%b?%b" % (path, b"&".join([b"clientId=" + alias.encode("ascii"), *rest]))
+        headers = tuple(one for one in head.headers if one[0].lower() != b"sec-websocket-protocol")
+        return cls.from_head(evolve(head, target=target, headers=headers), None)
+
     def request(self, host: str, port: int) -> bytes:
         """The head for the backend at `host`:`port`; its Host is one that ComfyUI takes for its own."""
         shown = f"[{host}]" if ":" in host else host
@@ -78,6 +87,10 @@ def _with_client_id(target: bytes, client_id: str | None) -> bytes:
         return target
     path, _, query = target.partition(b"?")
     return b"%b?clientId=%b%b" % (path, client_id.encode("ascii"), b"&" + query if query else b"")
+
+
+def _names_client(part: bytes) -> bool:
+    return any(name == "clientId" for name, _ in parse_qsl(part.decode("utf-8", "replace"), keep_blank_values=True))
 
 
 def is_comfyuis(target: bytes) -> bool:

@@ -104,6 +104,13 @@ class Session:
         self._retry: IDelayedCall | None = None  # the backend is said to be ready, but did not take the last link
         self._turn: IDelayedCall | None = None  # others are dialling
 
+    @property
+    def dialling(self) -> bool:
+        """Whether somebody is about to be heard by the backend for the first time."""
+        if not self._members or self._audience.away or self._failures or self._retry is not None:
+            return False
+        return self._link is None or self._link.dismissed or not self._link.opened
+
     def join(self, member: Member) -> None:
         """Serve `member` from now on, unless there is a newer one, and silence the one before.
 

@@ -22,6 +22,36 @@ from txaio.tx import make_logger
 GOING_AWAY, NO_STATUS, ABNORMAL, SERVICE_RESTART = 1001, 1005, 1006, 1012
 _DONE = Failure(ConnectionDone())
 
+_SPENT = frozenset(
+    {
+        "http_headers",
+        "http_response_data",
+        "http_request_data",
+        "http_request_uri",
+        "http_request_path",
+        "http_request_params",
+        "http_request_host",
+        "http_status_line",
+        "websocket_key",
+        "websocket_protocols",
+        "websocket_extensions",
+        "websocket_origin",
+        "websocket_extensions_in_use",
+        "perMessageCompressionOffers",
+        "_wskey",
+        "_maybe_accept",
+        "_valid_events",
+        "_results",
+        "_transport_details",
+        "is_open",
+        "send_queue",
+    }
+)
+"""What an Autobahn protocol needs for its handshake only, or never."""
+
+_SHARED = frozenset({"trafficStats", "utf8validator"})
+"""What one of serves for all: numbers that nobody reads, and a check of what nobody checks."""
+
 
 @frozen(kw_only=True)
 class Limits:
@@ -99,6 +129,28 @@ class Leg:
     _deadline: IDelayedCall | None = None
     _gone = False
 
+    is_open: Any = None
+
+    def settle(self) -> None:
+        """The handshake is done: let go of what only that took.
+
+        Autobahn keeps some 90 attributes for each connection, which are 8 kB.
+        Most are the same for all, and so the class may have them.
+        """
+        kind, kept = type(self), {}
+        for name, value in vars(self).items():
+            if name in _SHARED and name not in vars(kind):
+                setattr(kind, name, value)
+            if name in _SPENT or name in _SHARED:
+                continue
+            if value is None or isinstance(value, bool):
+                if name not in vars(kind):
+                    setattr(kind, name, value)
+                if vars(kind)[name] is value:
+                    continue
+            kept[name] = value
+        self.__dict__ = kept
+
     def end(self, ending: Ending) -> None:
         """Close the leg: politely if it is open, and in any case in time."""
         code, reason = ending.payload
@@ -163,6 +215,23 @@ class Leg:
         """Abort the connection if it is not gone after `close_timeout`."""
         if self._deadline is None and not self._gone:
             self._deadline = self.clock.callLater(self.close_timeout, self.abort)
+
+
+class _Fired:
+    """In the place of a Deferred that nobody listens to."""
+
+    def callback(self, result: object) -> None:
+        """Do nothing."""
+
+
+Leg.is_open = _Fired()
+
+
+def configured(leg: type[Any], factory: Any) -> type[Any]:
+    """The kind of legs of a factory: its settings, which Autobahn copies into each connection, are the class's."""
+    settings = {name: getattr(factory, name) for name in leg.CONFIG_ATTRS if not hasattr(leg, name)}
+    shared = {name: staticmethod(value) if callable(value) else value for name, value in settings.items()}
+    return type(leg.__name__, (leg,), {**shared, "CONFIG_ATTRS": (), "__doc__": leg.__doc__})
 
 
 def ending_of(clean: bool, code: int | None, reason: str | None) -> Ending:

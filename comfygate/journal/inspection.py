@@ -118,5 +118,7 @@ def _inspected(connection: sqlite3.Connection, files: Files, most: int) -> Inspe
         finished=_readable(finished, read_finished),
         quarantine=tuple(Quarantined(*row) for row in quarantine),
         aside=tuple(files.aside()),
-        settings=dict(connection.execute("SELECT name, value FROM settings WHERE name <> 'schema'")),
+        settings=dict(
+            connection.execute("SELECT name, value FROM settings WHERE name <> 'schema' AND name NOT LIKE 'secret %'")
+        ),
     )

@@ -179,7 +179,9 @@ def with_body(head: Journalled, row: Sequence[Any]) -> Journalled:
     outputs: list[str] = orjson.loads(row[1])
     try:
         submission = parse_submission(row[2])
-        item = submission.item(head.job.number, outputs)
+        # Backends may know the client by another id.
+        client_id = submission.client_id if head.job.client_id is None else head.job.client_id
+        item = evolve(submission, client_id=client_id).item(head.job.number, outputs)
         # A job that was moved has another number than it was written with.
         body = row[2] if submission.number == head.job.number else submission.submission(head.job.number)
     except (GateError, orjson.JSONEncodeError) as error:

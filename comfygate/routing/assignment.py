@@ -24,6 +24,11 @@ class GateRouting:
     gpu_ids: tuple[int, ...]
     policy: IRoutingPolicy
 
+    @property
+    def merges(self) -> bool:
+        """Whether it stands for several GPUs, now or later, and is no GPU's own port."""
+        return not self.name.startswith("gpu-")
+
 
 def next_choice(
     gates: Sequence[GateRouting],

@@ -37,11 +37,13 @@ class Target:
     """Something that must behave like a ComfyUI.
 
     :ivar gpu_id: what a gate adds to some answers; None for a ComfyUI itself.
+    :ivar merges: whether it stands for several, and shows nobody's client_id.
     """
 
     name: str
     base_url: str
     gpu_id: int | None = None
+    merges: bool = False
 
     @property
     def is_gate(self) -> bool:

@@ -74,21 +74,41 @@ def real_python() -> str:
 
 
 @contextlib.contextmanager
-def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable) -> Iterator[Target]:
-    """A GPU's port, on a daemon whose ComfyUI is started as the direct targets are."""
+def daemon(folder: Path, comfyui: str, python: str) -> Iterator[gateway.Gateway]:
+    """One GPU, its port and the hub; its ComfyUI is started as the direct targets are."""
     config = (
         f"comfyui = {comfyui}\npython = {python}\ndevices = cpu*1\nrate = 0\nmax_prompt = 2M\n"
         f"input_dir = {folder / 'input'}\noutput_dir = {folder / 'output'}\narguments = --max-upload-size 2\n"
     )
     for each in ("input", "output"):
         (folder / each).mkdir()
-    with gateway.running(folder, config, gpus=1) as daemon:
-        yield Target("gate", f"http://127.0.0.1:{daemon.ports[0]}", gpu_id=0)
+    with gateway.running(folder, config, gpus=1) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def gate(folder: Path, comfyui: str = "simulator", python: str = sys.executable) -> Iterator[Target]:
+    """A GPU's port."""
+    with daemon(folder, comfyui, python) as started:
+        yield Target("gate", f"http://127.0.0.1:{started.ports[0]}", gpu_id=0)
+
+
+@contextlib.contextmanager
+def hub(folder: Path, comfyui: str = "simulator", python: str = sys.executable) -> Iterator[Target]:
+    """The hub, over one GPU: what runs when can be foreseen."""
+    with daemon(folder, comfyui, python) as started:
+        yield Target("hub", f"http://127.0.0.1:{started.hub}", gpu_id=0, merges=True)
 
 
 @contextlib.contextmanager
 def real_gate(folder: Path) -> Iterator[Target]:
     with gate(folder, os.environ["COMFYUI_HOME"], real_python()) as target:
+        yield target
+
+
+@contextlib.contextmanager
+def real_hub(folder: Path) -> Iterator[Target]:
+    with hub(folder, os.environ["COMFYUI_HOME"], real_python()) as target:
         yield target
 
 
@@ -99,10 +119,10 @@ DIRECT: dict[str, Start] = {"simulator": simulator}
 if os.environ.get("COMFYUI_HOME"):
     DIRECT["real"] = real
 
-TARGETS: dict[str, Start] = {**DIRECT, "gate": gate}
+TARGETS: dict[str, Start] = {**DIRECT, "gate": gate, "hub": hub}
 """Everything that must look like one."""
 if os.environ.get("COMFYUI_HOME"):
-    TARGETS["real-gate"] = real_gate
+    TARGETS.update({"real-gate": real_gate, "real-hub": real_hub})
 
 
 @pytest.fixture(scope="session", params=list(TARGETS))

@@ -248,7 +248,8 @@ def test_a_returning_client_is_told_the_node(comfyui: Target, client_id: str) ->
         told = socket.next()
         assert isinstance(told, dict)
         assert told["type"] == "executing"
-        assert set(told["data"]) == {"node"}
+        # ComfyUI does not say of which prompt; where several may run, that is not enough.
+        assert {"node", "prompt_id"} <= set(told["data"]) if comfyui.merges else set(told["data"]) == {"node"}
 
 
 def test_a_reused_id_goes_deaf_when_the_older_one_leaves(direct: Target, client_id: str) -> None:

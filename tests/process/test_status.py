@@ -120,7 +120,8 @@ def test_idle_busy_full_down(gateway: Gateway) -> None:
         prompt_id = submit(gateway.ports[1], workflow(20), client_id="me")
         busy = hub.until(lambda s: s["gpus"][1]["load"] == "busy" and s["gpus"][1]["job"]["since"])
         job = busy["gpus"][1]["job"]
-        assert (job["prompt_id"], job["client_id"]) == (prompt_id, "me")
+        assert job["prompt_id"] == prompt_id
+        assert job["client_id"] not in (None, "me")  # who knows it gets its events
         assert first["time"] <= job["since"] <= busy["time"] + 1
         for _ in range(3):
             submit(gateway.ports[1], workflow(20))

@@ -24,6 +24,7 @@ from comfygate.gate.websocket_leg import Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
 from comfygate.model import BackendState
+from comfygate.roll import Roll
 from tests.unit.fakes import FakeBackend
 
 KEY = b"AAAAAAAAAAAAAAAAAAAAAA=="
@@ -206,7 +207,8 @@ class Gate:
     :ivar places: where each dial went.
     """
 
-    def __init__(self, clock: Clock, gpus: int = 1, **limits: Any) -> None:
+    def __init__(self, clock: Clock, gpus: int = 1, roll: Roll | None = None, **limits: Any) -> None:
+        self.roll = roll
         self.clock = clock
         self.backend = Backend()
         self.status = Remaining()
@@ -232,6 +234,7 @@ class Gate:
             sessions=self.sessions,
             limits=Limits(**limits),
             endpoint=endpoint,
+            roll=self.roll,
         )
 
     def become(self, state: BackendState, gpu_id: int = 0) -> None:
@@ -257,4 +260,6 @@ class Gate:
         return client, backend
 
     def nothing_left(self) -> bool:
-        return not (self.bridges._bridges or self.bridges._links or len(self.sessions) or self.bridges.clients)
+        bridges = self.bridges
+        left = bridges._bridges or bridges._merged or bridges._listeners or bridges._links or bridges.clients
+        return not left and not len(self.sessions)

@@ -57,6 +57,7 @@ class FakeClient:
     answer: FakeAnswer | None = None
     queues_anyway: bool = False
     submitted: list[str] = field(factory=list)
+    bodies: list[dict[str, Any]] = field(factory=list)
     deaf: bool = False
     asked: list[str] = field(factory=list)
     pause: Deferred[None] | None = None
@@ -70,6 +71,7 @@ class FakeClient:
     async def submit(self, body: bytes) -> FakeAnswer:
         await self._ready("submit")
         fields = orjson.loads(body)
+        self.bodies.append(fields)
         fault, self.fault = self.fault, None
         answer, self.answer = self.answer, None
         if (fault is None and answer is None) or self.queues_anyway:

@@ -117,8 +117,9 @@ def test_one_that_is_drained_says_so_and_how_busy_it_is(observed: Observed) -> N
 def test_progress_is_shown_of_the_job_that_runs_and_of_no_other(observed: Observed) -> None:
     observed.accept("a")
     hold(observed, "a", 0, JobState.RUNNING)
+    shown = observed.books.aliases.shown("me")
     nothing = {"node": None, "node_type": None, "value": None, "max": None, "nodes_done": None, "nodes_total": None}
-    assert gpu(observed)["job"] == {"prompt_id": "a", "client_id": "me", "since": BORN, **nothing}
+    assert gpu(observed)["job"] == {"prompt_id": "a", "client_id": shown, "since": BORN, **nothing}
     observed.backends[0].progress = Progress(prompt_id="a", node="5", node_type="KSampler", value=4, max=20)
     assert gpu(observed)["job"]["node_type"] == "KSampler"
     observed.backends[0].progress = Progress(prompt_id="b", node="5")
@@ -128,7 +129,7 @@ def test_progress_is_shown_of_the_job_that_runs_and_of_no_other(observed: Observ
 def test_no_client_makes_the_status_long(observed: Observed) -> None:
     (job,) = observed.accept("a", client_id="c" * 1_000_000)
     hold(observed, job.prompt_id, 0, JobState.RUNNING)
-    assert gpu(observed)["job"]["client_id"] == "c" * 200
+    assert len(gpu(observed)["job"]["client_id"]) < 200
     assert len(observed.status.encoded()) < 5000
 
 
