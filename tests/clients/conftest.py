@@ -18,13 +18,23 @@ FOLDER = Path(os.environ.get("COMFYGATE_CLIENTS") or Path(__file__).parents[2] /
 @pytest.fixture(scope="session")
 def installation() -> Installation:
     """The clients that `make clients` has installed."""
+    if not FOLDER.is_dir():
+        pytest.skip("no clients are installed here: make clients does that")
     return Installation(FOLDER, shutil.which("node"))
 
 
 @pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def gateway(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """Four GPUs and the hub, without a limit."""
     with running(tmp_path_factory.mktemp("clients"), "rate = 0\narguments = --sim-step-seconds 0.3\n") as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def previewing(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Two GPUs that send a preview with every step."""
+    config = "rate = 0\narguments = --sim-step-seconds 0.3 --preview-method auto\n"
+    with running(tmp_path_factory.mktemp("previews"), config, gpus=2) as one:
         yield one
 
 

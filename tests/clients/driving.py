@@ -115,7 +115,7 @@ class Client:
         return [find(self.package if javascript else self.package.replace("-", "_")), str(PROGRAMS / self.program)]
 
 
-def text_to_image(seed: int | None = None, steps: int = 2) -> Prompt:
+def text_to_image(seed: int | None = None) -> Prompt:
     """ComfyUI's default workflow, small, with a seed of its own."""
     picked = next(_seeds) if seed is None else seed
     nodes: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -124,7 +124,7 @@ def text_to_image(seed: int | None = None, steps: int = 2) -> Prompt:
             "KSampler",
             {
                 "seed": picked,
-                "steps": steps,
+                "steps": 2,
                 "cfg": 8.0,
                 "sampler_name": "euler",
                 "scheduler": "normal",

@@ -23,6 +23,8 @@ async def run(client: ComfyAPIClient, catapult: ComfyCatapult, number: int, prom
 async def main() -> None:
     url, prompts, together = task()
     async with ComfyAPIClient(url) as client, ComfyCatapult(client, debug_path=None) as catapult:
+        # Its first look at the queue must not find a prompt whose answer is still on the way: it would give that up.
+        await client.GetSystemStats()
         jobs = [run(client, catapult, number, prompt) for number, prompt in enumerate(prompts)]
         done(await asyncio.gather(*jobs) if together else [await job for job in jobs])
 
