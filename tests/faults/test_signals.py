@@ -76,7 +76,7 @@ def test_sighup_cuts_nobody_off(tmp_path: Path) -> None:
             ids += [witness.accepted(port) for port in ports]
             eventually(lambda: all(watch.statuses > before for watch, before in zip(watches, told, strict=True)))
             witness.wait_idle()
-            assert [watch.cuts for watch in (*watches, *witness.watches)] == [0] * (SOCKETS + 2)
+            assert [watch.cuts for watch in (*watches, *witness.watches)] == [0] * (SOCKETS + 3)
         finally:
             for watch in watches:
                 watch.close()

@@ -14,6 +14,8 @@ from tests.faults.verdict import LAST_EVENT
 PAUSE = 0.05
 """Seconds between two tries to connect."""
 
+SEVERAL = '{"type": "feature_flags", "data": {"supports_concurrent_prompts": true}}'
+
 FOREVER = 3600.0
 """Seconds that a connection may say nothing; :meth:`Watch.close` ends the wait."""
 
@@ -23,6 +25,7 @@ Events = defaultdict[str, Counter[str]]
 class Watch:
     """Counts the events of each prompt that one client is told on one port.
 
+    :param several: says that it can follow several prompts at once.
     :ivar events: by prompt_id, then by name; `LAST_EVENT` counts within one
         connection, since nobody can tell what a daemon that died has told.
     :ivar cuts: how often the connection ended before it was closed here.
@@ -30,8 +33,9 @@ class Watch:
     :ivar connected: whether there is a connection.
     """
 
-    def __init__(self, port: int, client_id: str) -> None:
+    def __init__(self, port: int, client_id: str, *, several: bool = False) -> None:
         self.client_id = client_id
+        self._several = several
         self.events: Events = defaultdict(Counter)
         self.cuts = 0
         self.statuses = 0
@@ -57,6 +61,8 @@ class Watch:
             # A refused upgrade and a stream that breaks off are assertions of Listener.
             with contextlib.suppress(OSError, AssertionError), Listener.open(self._host, self._target) as listener:
                 self._listener = listener
+                if self._several:
+                    listener.send(SEVERAL)
                 self._over.clear()
                 self.connected.set()
                 self._read(listener)

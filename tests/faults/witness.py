@@ -31,7 +31,7 @@ UNCLEAR = (500, 502)
 class Witness:
     """Sends prompts to one daemon, and judges in the end; any thread may send.
 
-    :ivar watches: a WebSocket on each GPU's port; on one of them the events of a prompt come.
+    :ivar watches: a WebSocket on each port; the events of a prompt come on that to which it was sent.
     """
 
     def __init__(self, gateway: Gateway) -> None:
@@ -41,6 +41,7 @@ class Witness:
         self.removed: set[str] = set()
         self.client_id = f"witness-{uuid.uuid4().hex[:8]}"
         self.watches = [Watch(port, self.client_id) for port in gateway.ports]
+        self.watches.append(Watch(gateway.hub, self.client_id, several=True))
         self._lock = threading.Lock()
 
     def close(self) -> None:
