@@ -108,12 +108,11 @@ def test_one_that_reconnects_during_the_outage_is_heard_and_no_one_is_deaf(gatew
         old.until_idle(submit(port, me, workflow()))
 
 
-def test_one_on_the_hub_goes_to_another_gpu(gateway: Gateway) -> None:
+def test_one_on_the_hub_hears_the_other_gpus(gateway: Gateway) -> None:
     me = uuid.uuid4().hex
     with listen(gateway.hub, me) as client:
         assert until(client, "status")["data"]["sid"] == me
         kill(gateway, 0)
-        assert until(client, "status")["data"]["sid"] == me
         answer = request(gateway.hub, "POST", "/prompt", {"prompt": workflow(), "client_id": me}, {"X-Target-GPU": "1"})
         assert client.until_idle(answer.json()["prompt_id"])
 
