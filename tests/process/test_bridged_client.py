@@ -108,7 +108,7 @@ def test_one_that_reconnects_during_the_outage_is_heard_and_no_one_is_deaf(gatew
         old.until_idle(submit(port, me, workflow()))
 
 
-def test_one_on_the_hub_goes_on_with_the_other_gpus(gateway: Gateway) -> None:
+def test_one_on_the_hub_hears_the_other_gpus(gateway: Gateway) -> None:
     me = uuid.uuid4().hex
     with listen(gateway.hub, me) as client:
         assert until(client, "status")["data"]["sid"] == me
