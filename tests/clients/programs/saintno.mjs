@@ -4,7 +4,8 @@ import { drive, installed, url } from "./exchange.mjs";
 
 const { CallWrapper, ComfyApi, PromptBuilder } = installed("@saintno/comfyui-sdk");
 
-const api = new ComfyApi(url.origin).init();
+// By default it gives prompts up when it has heard nothing for 10 s, which a busy machine may well take.
+const api = new ComfyApi(url.origin, undefined, { wsTimeout: 60_000 }).init();
 const connected = new Promise((resolve) => api.on("connected", resolve));
 await api.waitForReady();
 await connected;
