@@ -80,17 +80,22 @@ class Bridges:
         self._telling: IDelayedCall | None = None
         self._idle: list[Deferred[None]] = []
 
-    def accept(self, head: RequestHead) -> Callable[[ITransport, bytes], IProtocol]:
+    def accept(
+        self, head: RequestHead, home: Callable[[], int] | None = None
+    ) -> Callable[[ITransport, bytes], IProtocol]:
         """Prepare to bridge a client that asks for an upgrade.
 
         :param head: its request, checked.
+        :param home: the GPU that answers this client's other requests, for a custom node's own WebSocket; raises as
+            this does.
         :return: makes the protocol that the caller connects to the client's
             transport and then feeds all that it has read from it: the head,
             and what followed.
         :raises GateError: 503, if no backend can serve it, now or later.
         """
-        gpu_id = self._place(may_wait=is_comfyuis(head.target))
-        if self._roll is not None and is_comfyuis(head.target):
+        ours = is_comfyuis(head.target)
+        gpu_id = self._place(may_wait=ours) if ours or home is None else home()
+        if self._roll is not None and ours:
             return self._merging(head, self._roll)
 
         def successor(transport: ITransport, data: bytes) -> IProtocol:

@@ -155,7 +155,7 @@ class Gate:
 
     def _decide(self, head: RequestHead, route: Route, peer: str) -> Decision | Deferred[Decision]:
         if head.upgrade == b"websocket":
-            return Upgrade(self.bridges.accept(head))
+            return Upgrade(self.bridges.accept(head, lambda: self._home(head, peer).gpu_id))
         if route.control:
             return self._to_control(head, route)
         if self._several and route.kind is Kind.VIEW:
@@ -205,6 +205,9 @@ class Gate:
     def _backend(self, head: RequestHead, route: Route, peer: str) -> IBackend:
         if route.kind is Kind.USER:
             return self._writer.backend()
+        return self._home(head, peer)
+
+    def _home(self, head: RequestHead, peer: str) -> IBackend:
         ready = self._fleet.ready(self.facts.gpu_ids)
         if len(ready) < 2:
             return self._fleet.first_ready(self.facts.gpu_ids)

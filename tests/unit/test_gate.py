@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -51,7 +52,8 @@ class FakePool:
 class FakeBridges:
     """Notes what a WebSocket asked for."""
 
-    def accept(self, head: RequestHead) -> Any:
+    def accept(self, head: RequestHead, home: Callable[[], int]) -> Any:
+        self.home = home()
         return head.target
 
 
@@ -132,6 +134,9 @@ def test_on_the_hub_a_client_comes_to_one_gpu_as_long_as_that_is_there() -> None
     port.backends[0].become(BackendState.READY)
     assert homes() == before
     assert len({port.ask("GET /mine", peer=f"192.0.2.{n}").pool.name for n in range(30)}) == 3
+    for agent in agents:
+        port.ask("GET /mine", **{"User-Agent": agent, "Upgrade": "websocket", "Connection": "upgrade"})
+        assert f"GPU {port.gate.bridges.home}" == before[agent]  # type: ignore[attr-defined]
 
 
 def test_what_several_gpus_answer_together_goes_to_the_control_plane_of_the_hub_alone() -> None:
