@@ -108,7 +108,7 @@ class Daemon(Service):
             reactor,
             config,
             self._fleet,
-            lambda gpu_ids: RemainingWork(ledger, gpu_ids, self._books.last_words),
+            lambda gpu_ids: RemainingWork(ledger, gpu_ids, self._books.last_words, self._books.polled),
             self._books.changed,
             roll,
         )

@@ -266,10 +266,14 @@ class Ledger:
         return self._expected[gpu_id]
 
     def listing(self, *gpu_ids: int) -> Listing:
-        """What the queue of a GPU, or of several together, shows."""
+        """What the queue of a GPU, or of several together, shows.
+
+        Not a job whose last event was seen: its client may have seen it, too, and looks whether the job is gone.
+        """
         rows: list[tuple[Order, bool, bytes]] = []
         for gpu_id in gpu_ids:
-            rows += [(held.job.order, held.state is JobState.RUNNING, held.job.item) for held in self.held_by(gpu_id)]
+            held_by = (held for held in self.held_by(gpu_id) if not self.is_finished(held.job.prompt_id))
+            rows += [(held.job.order, held.state is JobState.RUNNING, held.job.item) for held in held_by]
             rows += [((one.number, 0), one.running, one.item) for one in self._gpus[gpu_id].strangers]
             rows += [(job.order, False, job.item) for job in self.expected_on(gpu_id)]
         rows.sort(key=lambda row: row[0])
@@ -283,7 +287,8 @@ class Ledger:
         found: dict[str, int] = {}
         for gpu_id in gpu_ids:
             gpu = self._gpus[gpu_id]
-            found.update(dict.fromkeys((*gpu.held, *(one.prompt_id for one in gpu.strangers)), gpu_id))
+            held = gpu.held.keys() - self._finished
+            found.update(dict.fromkeys((*held, *(one.prompt_id for one in gpu.strangers)), gpu_id))
         chosen = frozenset(gpu_ids)
         found.update((job.prompt_id, job.expected) for job in self.waiting if job.expected in chosen)
         return found

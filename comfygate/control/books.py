@@ -222,9 +222,10 @@ class RemainingWork:
     tell clients now and then that nothing is left while their job begins.
     """
 
-    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int], last_words: LastWords) -> None:
+    def __init__(self, ledger: Ledger, gpu_ids: Sequence[int], last_words: LastWords, polled: Polled) -> None:
         self._ledger = ledger
         self._last_words = last_words
+        self._polled = polled
         self._gpu_ids = tuple(gpu_ids)
 
     def remaining(self) -> int:
@@ -236,3 +237,4 @@ class RemainingWork:
         over = self._last_words.hear(kind, payload)
         if over is not None:
             self._ledger.finish(over)
+            self._polled.told(over)

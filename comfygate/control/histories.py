@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from attrs import frozen
+from twisted.internet.task import deferLater
 
 from comfygate.aliases import with_owner
 from comfygate.backend.asking import ask_at_once
@@ -18,6 +19,9 @@ from comfygate.history import encoded, ended_at, outcome
 from comfygate.interfaces import IBackend, IJournal
 from comfygate.ledger import Held
 from comfygate.routing.assignment import GateRouting
+
+_NOTING, _PAUSE = 2.0, 0.01
+"""Seconds in which ComfyUI notes an end that it has told, and between two questions about it."""
 
 _ASKING = 30.0
 """Seconds that ComfyUIs have to tell their histories."""
@@ -75,9 +79,28 @@ class Histories:
         entry = await self._one(gate, prompt_id)
         if entry is None and going and not self._is_going(prompt_id):
             entry = await self._one(gate, prompt_id)
+        if entry is None and self._ledger.is_finished(prompt_id):
+            entry = await self._soon(gate, prompt_id)
         if entry is not None:
             self._books.polled.told(prompt_id)
         return entry
+
+    async def _soon(self, gate: GateRouting, prompt_id: str) -> bytes | None:
+        """ComfyUI tells the end of a prompt shortly before it notes it, and we list it no more from then on."""
+        until = self._books.clock.seconds() + _NOTING
+        while True:
+            held = self._ledger.held(prompt_id)
+            if held is None:
+                return await self._one(gate, prompt_id)
+            if held.gpu_id not in gate.gpu_ids or not self._ledger.is_finished(prompt_id):
+                return None
+            if self._books.clock.seconds() >= until:
+                told = self._books.last_words.entry(held.job)
+                return None if told is None else encoded(told)
+            await deferLater(self._books.clock, _PAUSE)
+            entry = await self._one(gate, prompt_id)
+            if entry is not None:
+                return entry
 
     def _is_going(self, prompt_id: str) -> bool:
         return prompt_id in self._ledger.waiting or self._ledger.held(prompt_id) is not None
@@ -168,7 +191,7 @@ class Histories:
         told = await ask_at_once(self._books.clock, questions, seconds=_ASKING, rest=0)
         for entry in told.answers.values():
             if entry is not None:
-                return encoded(entry)
+                return self._encoded(entry)
         for gpu_id, error in told.failures.items():
             raise _silent(gpu_id, error)
         return None

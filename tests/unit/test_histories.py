@@ -12,7 +12,7 @@ from comfygate.errors import BackendUnreachable, GateError
 from comfygate.model import BackendState
 from comfygate.routing.assignment import GateRouting
 from tests.unit.fakes import House, new_id, raising
-from tests.unit.test_control import later, now, submit
+from tests.unit.test_control import later, now, queue_of, submit
 
 
 def one(house: House, gate: GateRouting, prompt_id: str) -> dict[str, Any]:
@@ -63,6 +63,21 @@ def test_a_prompt_is_in_the_history_as_soon_as_its_last_event_was_seen() -> None
     house.ledger.finish(prompt_id)
     assert one(house, house.gates[0], prompt_id)[prompt_id]["status"]["status_str"] == "success"
     assert listed(house, house.gates[0]) == [prompt_id]
+
+
+def test_one_whose_end_is_told_and_not_noted_yet_is_waited_for() -> None:
+    house = House()
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    one(house, house.gates[0], prompt_id)  # its client looks now and then
+    house.ledger.finish(prompt_id)
+    assert queue_of(house, house.gates[0]) == ([], [])
+    assert queue_of(house, house.hub) == ([], [])
+    _, told = later(house.histories.one(house.hub, prompt_id))
+    house.clock.pump([0.01] * 3)
+    house.backends[0].client.finish()
+    house.clock.pump([0.01] * 3)
+    assert list(orjson.loads(b"".join(told[0]))) == [prompt_id]
+    assert queue_of(house, house.gates[0]) == ([], [])
 
 
 def test_the_newest_or_from_an_offset_on_as_comfyui_counts() -> None:

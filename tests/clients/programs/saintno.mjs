@@ -4,8 +4,7 @@ import { drive, installed, url } from "./exchange.mjs";
 
 const { CallWrapper, ComfyApi, PromptBuilder } = installed("@saintno/comfyui-sdk");
 
-// By default it gives prompts up when it has heard nothing for 10 s, which a busy machine may well take.
-const api = new ComfyApi(url.origin, undefined, { wsTimeout: 60_000 }).init();
+const api = new ComfyApi(url.origin).init();
 const connected = new Promise((resolve) => api.on("connected", resolve));
 await api.waitForReady();
 await connected;
