@@ -79,28 +79,32 @@ class Histories:
         entry = await self._one(gate, prompt_id)
         if entry is None and going and not self._is_going(prompt_id):
             entry = await self._one(gate, prompt_id)
-        if entry is None and self._ledger.is_finished(prompt_id):
-            entry = await self._soon(gate, prompt_id)
+        held = self._ledger.held(prompt_id)
+        if entry is None and held is not None and held.gpu_id in gate.gpu_ids:
+            entry = await self._awaited(prompt_id)
         if entry is not None:
             self._books.polled.told(prompt_id)
         return entry
 
-    async def _soon(self, gate: GateRouting, prompt_id: str) -> bytes | None:
-        """ComfyUI tells the end of a prompt shortly before it notes it, and we list it no more from then on."""
+    async def _awaited(self, prompt_id: str) -> bytes | None:
+        """The entry of a prompt whose end was told; ``None`` if there is no such prompt, or nothing is known of it.
+
+        ComfyUI tells the end of a prompt shortly before it notes it, and we list it no more from then on.
+        """
         until = self._books.clock.seconds() + _NOTING
-        while True:
+        while self._ledger.is_finished(prompt_id):
             held = self._ledger.held(prompt_id)
             if held is None:
-                return await self._one(gate, prompt_id)
-            if held.gpu_id not in gate.gpu_ids or not self._ledger.is_finished(prompt_id):
-                return None
+                break
+            entry = await self._ask(self._books.fleet[held.gpu_id], prompt_id)
+            if entry is not None:
+                self._note_end(held, entry)
+                return entry
             if self._books.clock.seconds() >= until:
                 told = self._books.last_words.entry(held.job)
                 return None if told is None else encoded(told)
             await deferLater(self._books.clock, _PAUSE)
-            entry = await self._one(gate, prompt_id)
-            if entry is not None:
-                return entry
+        return await self._kept(prompt_id) if self._ledger.ended(prompt_id) else None
 
     def _is_going(self, prompt_id: str) -> bool:
         return prompt_id in self._ledger.waiting or self._ledger.held(prompt_id) is not None
@@ -213,14 +217,14 @@ class Histories:
         return encoded(with_owner(entry, self._books.aliases.owner(entry)))
 
     async def _of_backend(self, backend: IBackend, newest: int | None) -> list[_Entry]:
-        if backend.owned and self._journal.lasting:
-            held = (one.job.prompt_id for one in self._ledger.held_by(backend.gpu_id))
-            ids = [prompt_id for prompt_id in held if self._ledger.is_finished(prompt_id)]
-            client = self._books.fleet.client(backend.gpu_id)
-            told = [(prompt_id, await client.history(prompt_id)) for prompt_id in ids]
-            return [_Entry(prompt_id, math.inf, self._encoded(entry)) for prompt_id, entry in told if entry is not None]
-        listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
-        return [_Entry(prompt_id, ended_at(entry), self._encoded(entry)) for prompt_id, entry in listed.items()]
+        """What a backend has, and the journal has not yet, or does not keep."""
+        listed: dict[str, dict[str, Any]] = {}
+        over = [one.job.prompt_id for one in self._ledger.held_by(backend.gpu_id)]
+        told = [(prompt_id, await self._awaited(prompt_id)) for prompt_id in filter(self._ledger.is_finished, over)]
+        if not (backend.owned and self._journal.lasting):
+            listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
+        entries = [_Entry(prompt_id, ended_at(entry), self._encoded(entry)) for prompt_id, entry in listed.items()]
+        return entries + [_Entry(one, math.inf, text) for one, text in told if text is not None and one not in listed]
 
 
 def _cut(entries: list[_Entry], most: int | None, offset: int | None) -> list[_Entry]:

@@ -72,11 +72,12 @@ def test_one_whose_end_is_told_and_not_noted_yet_is_waited_for() -> None:
     house.ledger.finish(prompt_id)
     assert queue_of(house, house.gates[0]) == ([], [])
     assert queue_of(house, house.hub) == ([], [])
-    _, told = later(house.histories.one(house.hub, prompt_id))
+    asked = (house.histories.one(house.hub, prompt_id), house.histories.newest(house.hub, None, None))
+    told = [later(each)[1] for each in asked]
     house.clock.pump([0.01] * 3)
     house.backends[0].client.finish()
     house.clock.pump([0.01] * 3)
-    assert list(orjson.loads(b"".join(told[0]))) == [prompt_id]
+    assert [list(orjson.loads(b"".join(each[0]))) for each in told] == [[prompt_id], [prompt_id]]
     assert queue_of(house, house.gates[0]) == ([], [])
 
 
