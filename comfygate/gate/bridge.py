@@ -13,11 +13,13 @@ from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, I
 from comfygate.backend.fleet import Fleet
 from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_leg import backend_factory
-from comfygate.gate.bridged_client import Address, BridgedClient
+from comfygate.gate.backend_link import BackendLink, LinkOwner
+from comfygate.gate.bridged_client import BridgedClient
 from comfygate.gate.client_leg import client_factory
-from comfygate.gate.handshake import client_id_of, is_comfyuis
+from comfygate.gate.handshake import Wanted, client_id_of, is_comfyuis
 from comfygate.gate.listener import Listener
 from comfygate.gate.merged_client import MergedClient
+from comfygate.gate.sessions import Link
 from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import SERVICE_RESTART, Ending, Limits
@@ -26,7 +28,7 @@ from comfygate.interfaces import IBackend, IStatusSource
 from comfygate.model import BackendState
 from comfygate.roll import Roll
 
-_NOWHERE: Address = ("127.0.0.1", 0)
+_NOWHERE = ("127.0.0.1", 0)
 
 
 class Bridges:
@@ -67,8 +69,8 @@ class Bridges:
         self.sessions = sessions
         self.clients = 0
         self.client_factory = client_factory(clock, self.limits)
-        self.backend_factory: WebSocketClientFactory = backend_factory(clock, self.limits)
-        self.endpoint = endpoint or (lambda host, port: tcp_endpoint(clock, host, port, self.limits.open))
+        self._backend_factory: WebSocketClientFactory = backend_factory(clock, self.limits)
+        self._endpoint = endpoint or (lambda host, port: tcp_endpoint(clock, host, port, self.limits.open))
         self.closing = False
         self._fleet = fleet
         self._gpu_ids = tuple(gpu_ids)
@@ -126,10 +128,6 @@ class Bridges:
         """Whether a backend serves requests."""
         return bool(self._fleet.ready((gpu_id,)))
 
-    def address(self, gpu_id: int) -> Address:
-        """Where a backend that is ready is reached."""
-        return self._fleet[gpu_id].address or _NOWHERE
-
     def close(self, code: int = 1012, reason: str = "the server is stopping") -> Deferred[None]:
         """Close all, and accept no more.
 
@@ -178,9 +176,29 @@ class Bridges:
         if not self.closing and (self._telling is None or not self._telling.active()):
             self._telling = self.clock.callLater(0, self._tell)
 
-    def link_made(self, link: Hashable) -> None:
-        """A backend leg exists."""
+    def link(self, owner: LinkOwner, wanted: Wanted, gpu_id: int, gone: Callable[[Link, Ending], None]) -> BackendLink:
+        """A leg to a backend, not yet dialled; :meth:`close` waits for its end.
+
+        :param gone: see :class:`comfygate.gate.backend_link.BackendLink`.
+        """
+
+        def link_gone(one: Link, ending: Ending) -> None:
+            gone(one, ending)
+            self.gone(link)
+
+        address = self._fleet[gpu_id].address or _NOWHERE
+        link = BackendLink(
+            owner,
+            wanted,
+            address,
+            link_gone,
+            endpoint=self._endpoint(*address),
+            factory=self._backend_factory,
+            clock=self.clock,
+            limits=self.limits,
+        )
         self._links.add(link)
+        return link
 
     def gone(self, thing: Hashable) -> None:
         """A client or a backend leg is gone."""

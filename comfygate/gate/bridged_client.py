@@ -7,14 +7,14 @@ from collections.abc import Callable, Hashable
 from typing import Any
 from typing import Protocol as Shape
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketServerFactory
+from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from comfygate.errors import GateError
 from comfygate.gate.audience import Sessions
-from comfygate.gate.backend_link import RETRY_AFTER, BackendLink
+from comfygate.gate.backend_link import RETRY_AFTER, BackendLink, LinkOwner
 from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.features import FEATURE_FLAGS, Features
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of, is_comfyuis
@@ -27,7 +27,6 @@ from comfygate.interfaces import IStatusSource
 from comfygate.last_words import EVENTS
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
 
-Address = tuple[str, int]
 RESTARTING = Ending(SERVICE_RESTART, "backend restarting")
 TOO_SLOW = Ending(1013, "the client reads too slowly")
 TOO_MUCH = Ending(1008, "too much was sent before the backend accepted")
@@ -40,21 +39,16 @@ class Port(Shape):
     clock: IReactorTime
     status: IStatusSource
     sessions: Sessions
-    backend_factory: WebSocketClientFactory
     client_factory: WebSocketServerFactory
-    endpoint: Callable[[str, int], IStreamClientEndpoint]
     closing: bool
     clients: int
     tally: Tally
 
-    def address(self, gpu_id: int) -> Address:
-        """Where a backend that is ready is reached."""
-
-    def link_made(self, link: Hashable) -> None:
-        """A backend leg exists."""
+    def link(self, owner: LinkOwner, wanted: Wanted, gpu_id: int, gone: Callable[[Link, Ending], None]) -> BackendLink:
+        """A leg to a backend, not yet dialled."""
 
     def gone(self, thing: Hashable) -> None:
-        """A client or a backend leg is gone."""
+        """A client is gone."""
 
 
 class BridgedClient:
@@ -163,21 +157,8 @@ class BridgedClient:
                 self._failure = built.failure
                 self._read_on()
             gone(link, ending)
-            self._gate.gone(built)
 
-        gate = self._gate
-        address = gate.address(self.gpu_id)
-        built = BackendLink(
-            self,
-            self._wanted,
-            address,
-            link_gone,
-            endpoint=gate.endpoint(*address),
-            factory=gate.backend_factory,
-            clock=gate.clock,
-            limits=gate.limits,
-        )
-        gate.link_made(built)
+        built = self._gate.link(self, self._wanted, self.gpu_id, link_gone)
         self._link = built
         self._silent = False
         return built

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Protocol
 
-from autobahn.twisted.websocket import WebSocketClientFactory
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 
 from comfygate.gate.audience import Sessions
-from comfygate.gate.backend_link import BackendLink
+from comfygate.gate.backend_link import BackendLink, LinkOwner
 from comfygate.gate.handshake import Wanted
 from comfygate.gate.sessions import Link, Session
 from comfygate.gate.websocket_leg import GOING_AWAY, Ending, Limits
@@ -21,17 +20,9 @@ class Dialling(Protocol):
     limits: Limits
     clock: IReactorTime
     sessions: Sessions
-    backend_factory: WebSocketClientFactory
-    endpoint: Callable[[str, int], IStreamClientEndpoint]
 
-    def address(self, gpu_id: int) -> tuple[str, int]:
-        """Where a backend that is ready is reached."""
-
-    def link_made(self, link: Hashable) -> None:
-        """A backend leg exists."""
-
-    def gone(self, thing: Hashable) -> None:
-        """A backend leg is gone."""
+    def link(self, owner: LinkOwner, wanted: Wanted, gpu_id: int, gone: Callable[[Link, Ending], None]) -> BackendLink:
+        """A leg to a backend, not yet dialled."""
 
 
 class Owner(Protocol):
@@ -111,21 +102,8 @@ class Ear:
                 self._link = None
                 self.owner.ear_full(False)
             gone(link, ending)
-            self._gate.gone(built)
 
-        gate = self._gate
-        address = gate.address(self.gpu_id)
-        built = BackendLink(
-            self,
-            self.owner.wanted,
-            address,
-            link_gone,
-            endpoint=gate.endpoint(*address),
-            factory=gate.backend_factory,
-            clock=gate.clock,
-            limits=gate.limits,
-        )
-        gate.link_made(built)
+        built = self._gate.link(self, self.owner.wanted, self.gpu_id, link_gone)
         self._link = built
         return built
 
