@@ -176,7 +176,6 @@ class Daemon(Service):
         with self._log.failuresHandled("closing the ports"):
             self._failures.stop()
             self._object_info.stop()
-            self._books.experience.stop()
             self._read_ahead.stop()
             self._observation.close()
             # Clients get their answers and closing handshakes while the backends still run.

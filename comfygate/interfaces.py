@@ -138,9 +138,6 @@ class IComfyUI(Interface):
     async def read_ahead(models: Iterable[str]) -> None:
         """Have the companion read these model files ahead, and nothing else."""
 
-    async def model_files() -> frozenset[str]:
-        """The model files that its loaders offer, as GET /object_info lists them."""
-
 
 class IBackend(Interface):
     """One ComfyUI, ours or someone else's."""

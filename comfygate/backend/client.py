@@ -29,7 +29,6 @@ from comfygate.backend.waiting import read_queue
 from comfygate.errors import BackendError, BackendUnusable
 from comfygate.interfaces import IComfyUI
 from comfygate.model import BackendAnswer, BackendQueue
-from comfygate.models import listed_files
 
 MIB = 1024 * 1024
 CONNECT_TIME = 5.0
@@ -175,11 +174,6 @@ class ComfyUIClient:
     async def read_ahead(self, models: Iterable[str]) -> None:
         """Have the companion read these model files ahead, and nothing else (``POST /comfygate/read_ahead``)."""
         await self._command("/comfygate/read_ahead", {"models": list(models)})
-
-    async def model_files(self) -> frozenset[str]:
-        """The model files that its loaders offer (``GET /object_info``)."""
-        answer = await self._send("GET", "/object_info", seconds=120.0, limit=64 * MIB)
-        return listed_files(_loads(self._expect_ok("GET /object_info", answer)))
 
     async def _command(self, path: str, content: dict[str, Any]) -> None:
         self._expect_ok(f"POST {path}", await self._send("POST", path, orjson.dumps(content), seconds=30.0))

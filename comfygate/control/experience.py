@@ -6,17 +6,14 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 
 from attrs import define, evolve, field
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
-from comfygate.errors import BackendError
 from comfygate.interfaces import IBackend, IBackendListener, IJobListener
 from comfygate.ledger import Ledger
-from comfygate.model import BackendState, BackendView, Job, JobState
+from comfygate.model import BackendView, Job, JobState
 from comfygate.routing.costs import Costs
 from comfygate.routing.shares import Shares
 
@@ -60,7 +57,7 @@ class Experience:
     :ivar costs: what was learned.
     :ivar weights: of GPUs; 1 for those that are not named.
     :ivar free_memory: bytes of a GPU's memory that are free, as the driver says.
-    :ivar files: names of model files that some ComfyUI's loaders offer.
+    :ivar files: names of model files that some ComfyUI's loaders offer, as far as somebody has asked.
     """
 
     _log = Logger()
@@ -75,7 +72,6 @@ class Experience:
         self._clock = clock
         self._turns = Shares()
         self._gpus: defaultdict[int, _Gpu] = defaultdict(_Gpu)
-        self._asking: dict[int, Deferred[None]] = {}
         ledger.subscribe(self)
         fleet.subscribe(self)
 
@@ -128,18 +124,11 @@ class Experience:
     def backend_changed(self, backend: IBackend) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`: what a process held is gone with it."""
         self._gpus[backend.gpu_id].last = frozenset()
-        if backend.state is BackendState.READY:
-            self._ask(backend)
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:
         """See :class:`comfygate.interfaces.IBackendListener`."""
         if backend.holding is not None:
             self._gpus[backend.gpu_id].tells_of(backend.holding.models)
-
-    def stop(self) -> None:
-        """Ask nothing any more."""
-        for asking in list(self._asking.values()):
-            asking.cancel()
 
     def _ahead(self, gpu_id: int) -> tuple[tuple[str, ...], float]:
         """What will be loaded when what a GPU holds has run, and in how many seconds that is."""
@@ -171,20 +160,6 @@ class Experience:
             gpu.tells_of(before)
             missing = job.models - frozenset(_together(gpu, before))
         self.costs.ran(job, gpu_id, seconds, missing)
-
-    def _ask(self, backend: IBackend) -> None:
-        """Learn the names of model files, from each ComfyUI that may have others."""
-        if backend.gpu_id not in self._asking and not (backend.owned and self.files):
-            self._asking[backend.gpu_id] = asking = Deferred.fromCoroutine(self._learn_files(backend.gpu_id))
-            asking.addBoth(self._asked, backend.gpu_id)
-
-    async def _learn_files(self, gpu_id: int) -> None:
-        self.files |= await self._fleet.client(gpu_id).model_files()
-
-    def _asked(self, result: object, gpu_id: int) -> None:
-        del self._asking[gpu_id]
-        if isinstance(result, Failure) and not result.check(CancelledError, BackendError):
-            self._log.failure("asking GPU {gpu} for its model files", failure=result, gpu=gpu_id)
 
 
 _STRANGER = Job(prompt_id="", number=0, sequence=0, gate="", targets=frozenset(), expected=-1)

@@ -19,6 +19,7 @@ from comfygate.backend.commandline import Program
 from comfygate.backend.managed import ManagedBackend
 from comfygate.companion.custom_nodes.comfygate_companion import PARTS
 from comfygate.model import BackendState
+from comfygate.models import listed_files
 from tests.contract.comfyui_client import Listener
 from tests.gateway import request
 from tests.process.backends import Workshop
@@ -243,5 +244,6 @@ async def test_models_are_told_of_for_as_long_as_they_are_in_memory(backend: Man
 
 @pytest_twisted.ensureDeferred
 async def test_model_files_are_listed_and_read_ahead(backend: ManagedBackend) -> None:
-    assert TEXT_ENCODER in await client(backend).model_files()
+    told = await client(backend).ask("GET", "/object_info", seconds=60.0, limit=64 * 2**20)
+    assert TEXT_ENCODER in listed_files(json.loads(told.body))
     await client(backend).read_ahead([TEXT_ENCODER, "../../etc/passwd"])

@@ -79,7 +79,6 @@ class FakeClient:
     uploads: list[tuple[str, bytes]] = field(factory=list)
     bodies: list[bytes | None] = field(factory=list)
     after: dict[str, Callable[[], object]] = field(factory=dict)
-    model_names: frozenset[str] = frozenset()
     read: list[list[str]] = field(factory=list)
 
     async def validate(self, body: bytes) -> FakeAnswer:
@@ -149,9 +148,6 @@ class FakeClient:
     async def read_ahead(self, models: Iterable[str]) -> None:
         await self._ready("read_ahead")
         self.read.append(list(models))
-
-    async def model_files(self) -> frozenset[str]:
-        return self.model_names
 
     async def _ready(self, method: str) -> None:
         self.asked.append(method)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from attrs import evolve
 
 from comfygate.backend.reports import Reports
 from comfygate.ledger import Stranger
@@ -156,18 +155,6 @@ def test_turns_follow_the_weights() -> None:
     house.hand_over("a")
     assert (house.view.turn, house.view.weight) == (0.5, 2.0)
     assert house.books.view(1).weight == 1.0
-
-
-def test_the_names_of_files_are_asked_for_once_and_mark_the_prompts_that_come_after() -> None:
-    house = Watched()
-    for backend in house.backends:
-        backend.become(BackendState.DOWN)
-        backend.client = evolve(backend._client, model_names=frozenset({f"odd-{backend.gpu_id}"}))
-        backend.become(BackendState.READY)
-    assert house.experience.files == {"odd-0"}  # they run the same ComfyUI
-    house.backends[1].owned = False
-    house.backends[1].become(BackendState.READY)
-    assert house.experience.files == {"odd-0", "odd-1"}
 
 
 def test_a_backend_remembers_the_begins_of_the_last_prompts() -> None:

@@ -139,6 +139,18 @@ def test_gpus_that_share_no_port_are_not_asked() -> None:
     assert fleet.asked == [0, 0, 0]
 
 
+def test_the_names_of_model_files_are_learnt_once_from_every_answer_that_differs() -> None:
+    fleet = Fleet()
+    for backend, name in zip(fleet.house.backends, ("a", "a", "odd"), strict=True):
+        choices = [["known.safetensors", name], {}]
+        fleet.say(backend, {"Loader": {"input": {"required": {"file": choices}}}})
+    fleet.info.learn(HUB)
+    assert fleet.house.books.experience.files == {"known.safetensors", "a", "odd"}
+    read = fleet.compared
+    fleet.info.learn(HUB)
+    assert fleet.compared == read
+
+
 def test_what_is_being_learnt_is_given_up_at_the_end() -> None:
     fleet = Fleet()
     fleet.house.backends[0].client.pause = Deferred()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Protocol
 
+import orjson
 from attrs import frozen
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
@@ -19,6 +21,7 @@ from comfygate.control.merged.gpus import MIB, AskedGpus, silent
 from comfygate.errors import BackendError, GateError
 from comfygate.interfaces import IBackend, IBackendListener
 from comfygate.model import BackendAnswer, BackendState
+from comfygate.models import listed_files
 from comfygate.offers import Comparison, compare
 
 ANSWERING = 60.0
@@ -56,8 +59,9 @@ class _Said:
 class ObjectInfo:
     """Asks all GPUs, merges what differs, and remembers what each of them offers.
 
-    Where all say the same, byte for byte, nothing is read or copied.  GPUs that
-    are in no set of several are not asked.
+    Where all say the same, byte for byte, nothing is merged or copied.  GPUs that
+    are in no set of several are not asked.  Which files their loaders offer goes
+    to :attr:`Experience.files`, since policies know prompts by them.
 
     :param in_thread: comparing megabytes takes longer than others should wait.
     """
@@ -73,6 +77,7 @@ class ObjectInfo:
         self._learning: Deferred[None] | None = None
         self._unlearnt: set[int] = set()
         self._doubted = -AGAIN
+        self._named: frozenset[bytes] = frozenset()
 
     async def all(self, gpu_ids: Sequence[int]) -> bytes:
         """GET /object_info, in JSON.
@@ -165,6 +170,14 @@ class ObjectInfo:
             if others and not new <= before:
                 # Files may have come since the others were asked: only answers of one moment can be compared.
                 await self._ask(sorted({*asked, *others}))
+            await self._name_files()
+
+    async def _name_files(self) -> None:
+        """Learn the names of files from what has not been read for that."""
+        bodies = {said.digest: said.body for said in self._said.values()}
+        for digest in bodies.keys() - self._named:
+            self._books.experience.files |= await self._in_thread(partial(_files, bodies[digest]))
+        self._named = frozenset(bodies)
 
     def _learnt(self, result: Failure | None) -> None:
         self._learning = None
@@ -217,3 +230,10 @@ class ObjectInfo:
             message = "A GPU answered /object_info with something else"
             raise GateError(502, "backend_failed", message, str(error), retry_after=5) from None
         return found
+
+
+def _files(body: bytes) -> frozenset[str]:
+    try:
+        return listed_files(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        return frozenset()
