@@ -50,9 +50,9 @@ from comfygate.plan import Plan
 from comfygate.ports import Ports
 from comfygate.queue import WaitingJobs
 from comfygate.reload import Reload
-from comfygate.roll import Roll
 from comfygate.setups import make_backends
 from comfygate.shutdown import Shutdown, hearing_signals
+from comfygate.stream.roll import Roll
 
 
 class Daemon(Service):

@@ -27,7 +27,7 @@ from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
 from comfygate.model import Job
 from comfygate.port import Port, facts_of
-from comfygate.roll import Roll
+from comfygate.stream.roll import Roll
 
 CONNECT_TIME = 5.0
 """Seconds to connect to a backend."""

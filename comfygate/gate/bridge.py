@@ -26,7 +26,7 @@ from comfygate.gate.websocket_leg import SERVICE_RESTART, Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IBackend, IStatusSource
 from comfygate.model import BackendState
-from comfygate.roll import Roll
+from comfygate.stream.roll import Roll
 
 _NOWHERE = ("127.0.0.1", 0)
 

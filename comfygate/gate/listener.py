@@ -17,10 +17,10 @@ from comfygate.gate.websocket_leg import SERVICE_RESTART, Ending
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
 from comfygate.last_words import EVENTS
-from comfygate.merge import Merger
 from comfygate.outbox import Message, text_type
-from comfygate.roll import Change, Roll
-from comfygate.spoken import Role, read
+from comfygate.stream.merge import Merger
+from comfygate.stream.roll import Change, Roll
+from comfygate.stream.spoken import Role, read
 
 SEVERAL = "supports_concurrent_prompts"
 """The feature flag of clients that can follow several prompts at once; ours, not ComfyUI's."""
@@ -148,7 +148,7 @@ class Listener:
             any(ear.say(payload, binary) for ear in self._ears.values())
 
     def confirmed(self, number: int) -> None:
-        """See :meth:`comfygate.merge.Merger.confirm`."""
+        """See :meth:`comfygate.stream.merge.Merger.confirm`."""
         self._merger.confirm(number)
 
     def remaining(self) -> int:

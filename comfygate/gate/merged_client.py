@@ -20,7 +20,7 @@ from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.outbox import Message, Outbox, OverflowingError
-from comfygate.spoken import Role, read
+from comfygate.stream.spoken import Role, read
 
 TOO_SLOW = Ending(1013, "the client reads too slowly")
 

@@ -24,7 +24,7 @@ from comfygate.gate.websocket_leg import Limits
 from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
 from comfygate.model import BackendState
-from comfygate.roll import Roll
+from comfygate.stream.roll import Roll
 from tests.unit.fakes import FakeBackend
 
 KEY = b"AAAAAAAAAAAAAAAAAAAAAA=="

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from comfygate.merge import GRACE, HOLD, LEARN, Merger
 from comfygate.outbox import Message
-from comfygate.shelf import Shelf
+from comfygate.stream.merge import GRACE, HOLD, LEARN, Merger
+from comfygate.stream.shelf import Shelf
 
 JPEG, PNG = b"\0\0\0\1\0\0\0\1", b"\0\0\0\1\0\0\0\2"
 

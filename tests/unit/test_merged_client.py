@@ -14,7 +14,7 @@ from comfygate.errors import GateError
 from comfygate.ledger import Ledger
 from comfygate.model import BackendState, Job, JobState
 from comfygate.queue import WaitingJobs
-from comfygate.roll import Roll
+from comfygate.stream.roll import Roll
 from tests.unit.bridging import Gate, Wire, frame, frames, status, text
 
 ALIASES = Aliases(b"s" * 32)

@@ -11,12 +11,12 @@ import pytest
 from twisted.internet.task import Clock
 
 from comfygate.aliases import Aliases
-from comfygate.endings import ending
 from comfygate.ledger import Ledger
 from comfygate.model import Job, JobState
 from comfygate.outbox import Message
 from comfygate.queue import WaitingJobs
-from comfygate.roll import Change, Roll
+from comfygate.stream.endings import ending
+from comfygate.stream.roll import Change, Roll
 
 ALIASES = Aliases(b"s" * 32)
 

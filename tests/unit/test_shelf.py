@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from comfygate.outbox import OVERHEAD, Message
-from comfygate.shelf import Shelf
+from comfygate.stream.shelf import Shelf
 
 JPEG, PNG = b"\0\0\0\1\0\0\0\1", b"\0\0\0\1\0\0\0\2"
 

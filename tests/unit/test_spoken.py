@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfygate.outbox import Message
-from comfygate.spoken import Role, Spoken, as_preview, read, with_prompt_id
+from comfygate.stream.spoken import Role, Spoken, as_preview, read, with_prompt_id
 
 
 def text(kind: str, **data: Any) -> Message:

@@ -12,11 +12,11 @@ from attrs import define, field, frozen
 from zope.interface import implementer
 
 from comfygate.aliases import Aliases
-from comfygate.endings import ending
 from comfygate.interfaces import IJobListener
 from comfygate.ledger import Ledger
 from comfygate.model import Job, JobState
 from comfygate.outbox import MIB, Message
+from comfygate.stream.endings import ending
 
 Ends = list[tuple[str, Sequence[Message]]]
 

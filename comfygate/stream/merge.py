@@ -21,8 +21,8 @@ from typing import Protocol
 from attrs import define, field, frozen
 
 from comfygate.outbox import MIB, Message
-from comfygate.shelf import Shelf
-from comfygate.spoken import Role, Spoken, as_preview, read, with_prompt_id
+from comfygate.stream.shelf import Shelf
+from comfygate.stream.spoken import Role, Spoken, as_preview, read, with_prompt_id
 
 HOLD = 2.0
 """Seconds for which a prompt's last event is held back at most."""

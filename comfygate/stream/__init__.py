@@ -1,0 +1,1 @@
+"""One stream for a client of several ComfyUIs: what is told of which prompt, and when."""
