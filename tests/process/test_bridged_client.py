@@ -8,15 +8,13 @@ import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.contract.comfyui_client import Listener
 from tests.gateway import Gateway, eventually, request, running, workflow
-
-LIMIT = 30.0
+from tests.process.listening import LIMIT, listen, submit, until
 
 
 @pytest.fixture(scope="module")
@@ -33,28 +31,9 @@ def gateway(shared: Gateway) -> Gateway:
     return shared
 
 
-def listen(port: int, client_id: str) -> Listener:
-    return Listener.open(f"127.0.0.1:{port}", f"/ws?clientId={client_id}")
-
-
-def submit(port: int, client_id: str, prompt: dict[str, Any]) -> str:
-    answer = request(port, "POST", "/prompt", {"prompt": prompt, "client_id": client_id})
-    assert answer.status == 200, answer
-    return str(answer.json()["prompt_id"])
-
-
 def kill(gateway: Gateway, gpu_id: int) -> None:
     os.kill(gateway.backend_pid(gpu_id), signal.SIGKILL)
     eventually(lambda: gateway.states()[gpu_id] != "ready")
-
-
-def until(listener: Listener, *kinds: str) -> dict[str, Any]:
-    """The next message of one of these types; the connection must stay open."""
-    while True:
-        message = listener.next(LIMIT)
-        assert message is not None, f"closed: {listener.close_code}"
-        if not isinstance(message, bytes) and message["type"] in kinds:
-            return message
 
 
 def test_a_client_sees_its_prompt_run_again_on_the_socket_that_it_has(gateway: Gateway) -> None:

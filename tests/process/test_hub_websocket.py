@@ -19,10 +19,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.contract.comfyui_client import Listener
 from tests.gateway import Gateway, eventually, request, resident_kib, running, workflow
+from tests.process.listening import LIMIT, listen, submit, until
 
-LIMIT = 60.0
 JPEG = b"\0\0\0\1\0\0\0\1"
 
 
@@ -37,27 +36,6 @@ def gateway(shared: Gateway) -> Gateway:
     """Four GPUs and the hub, without a limit, all at work."""
     shared.wait_ready()
     return shared
-
-
-def listen(port: int, client_id: str) -> Listener:
-    return Listener.open(f"127.0.0.1:{port}", f"/ws?clientId={client_id}")
-
-
-def submit(port: int, client_id: str | None, prompt: dict[str, Any], gpu_id: int | None = None, **fields: Any) -> str:
-    body = {"prompt": prompt, **({} if client_id is None else {"client_id": client_id}), **fields}
-    pin = {} if gpu_id is None else {"X-Target-GPU": str(gpu_id)}
-    answer = request(port, "POST", "/prompt", body, pin)
-    assert answer.status == 200, answer
-    return str(answer.json()["prompt_id"])
-
-
-def until(listener: Listener, *kinds: str) -> dict[str, Any]:
-    """The next message of one of these types."""
-    while True:
-        message = listener.next(LIMIT)
-        assert message is not None, f"closed: {listener.close_code}"
-        if not isinstance(message, bytes) and message["type"] in kinds:
-            return message
 
 
 def remaining(message: dict[str, Any]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from comfygate.backend.reports import Reports
 from comfygate.ledger import Stranger
 from comfygate.model import BackendState, BackendView, Guess, Holding, Job, JobState
 from comfygate.testing import job
@@ -155,16 +154,3 @@ def test_turns_follow_the_weights() -> None:
     house.hand_over("a")
     assert (house.view.turn, house.view.weight) == (0.5, 2.0)
     assert house.books.view(1).weight == 1.0
-
-
-def test_a_backend_remembers_the_begins_of_the_last_prompts() -> None:
-    reports = Reports()
-    assert reports.last is None
-    for number in range(20):
-        reports.hear(Holding(prompt_id=str(number), models=(f"m{number}",), ended=False))
-        reports.hear(Holding(prompt_id=str(number), models=("after",)))
-    assert reports.last == Holding(prompt_id="19", models=("after",))
-    assert reports.before.get("0") is None
-    assert reports.before["19"] == ("m19",)
-    reports.clear()
-    assert (reports.last, dict(reports.before)) == (None, {})
