@@ -20,6 +20,7 @@ from comfygate.control.read_ahead import ReadAhead
 from comfygate.control.resettle import Resettlement
 from comfygate.gpus import Gpus
 from comfygate.herald import Herald
+from comfygate.model import is_gpus_own
 from comfygate.persistence import Persistence
 from comfygate.plan import Plan
 from comfygate.ports import Ports
@@ -98,4 +99,4 @@ class Adoption:
 
 def ports_of_gpus(plan: Plan) -> dict[int, int]:
     """The port of each GPU."""
-    return {gate.gpu_ids[0]: gate.port for gate in plan.gates if gate.name.startswith("gpu-")}
+    return {gate.gpu_ids[0]: gate.port for gate in plan.gates if is_gpus_own(gate.name)}

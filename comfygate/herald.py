@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from comfygate.changes import gpus
 from comfygate.interfaces import IBackend, IBackendListener
-from comfygate.model import BackendState
+from comfygate.model import BackendState, is_gpus_own
 from comfygate.plan import Plan
 
 
@@ -51,6 +51,6 @@ class Herald:
         host = {"0.0.0.0": "localhost", "::": "localhost"}.get(interface, interface)  # noqa: S104
         for gate in self.plan.gates:
             behind = gpus(gate.gpu_ids)
-            what = behind if gate.name.startswith("gpu-") else f"{gate.name}: {behind}"
+            what = behind if is_gpus_own(gate.name) else f"{gate.name}: {behind}"
             yield f"    http://{f'[{host}]' if ':' in host else host}:{gate.port}/  {what}"
         yield f"    comfygatectl --state-dir {shlex.quote(self.plan.config.state_dir)}  looks after it"

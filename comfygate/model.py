@@ -12,6 +12,11 @@ Order = tuple[float, int]
 """A job's place: (number, sequence); the smaller runs earlier."""
 
 
+def is_gpus_own(gate: str) -> bool:
+    """Whether a gate is a GPU's own port, by its name: no other may be called so."""
+    return gate.startswith("gpu-")
+
+
 class BackendState(Enum):
     """Where one ComfyUI is in its life; the values are what JSON shows."""
 

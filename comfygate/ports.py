@@ -25,7 +25,7 @@ from comfygate.gate.tally import GateFigures
 from comfygate.gate.uploads import UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.interfaces import IBackend, IBackendListener, IStatusSource
-from comfygate.model import Job
+from comfygate.model import Job, is_gpus_own
 from comfygate.port import Port, facts_of
 from comfygate.stream.roll import Roll
 
@@ -176,7 +176,7 @@ class Ports:
             fleet=self._fleet,
             gpu_ids=gate.gpu_ids,
             sessions=self._sessions,
-            roll=None if gate.name.startswith("gpu-") else self._roll,
+            roll=None if is_gpus_own(gate.name) else self._roll,
         )
         return Gate(
             facts_of(self._config, gate),

@@ -14,6 +14,7 @@ from comfygate.config.keys import GATE, GPU, MAIN
 from comfygate.config.paths import CONTROL_SOCKET, SIMULATOR, settle_paths
 from comfygate.config.text import ConfigError, Section, read_file, read_sections, unknown_section
 from comfygate.config.values import PolicySpec
+from comfygate.model import is_gpus_own
 
 __all__ = ["Config", "ConfigError", "GateConfig", "GpuOverrides", "PolicySpec", "load", "parse"]
 
@@ -304,7 +305,7 @@ def _gate(section: Section, name: str, config: Config) -> GateConfig:
     if name == "hub" or re.fullmatch(r"gpu-\d+", name):
         key = "hub_port" if name == "hub" else f"[gpu:{name[4:]}]"
         raise section.mistake("", f"the name {name} is taken by a port that {key} sets; choose another")
-    if name.startswith("gpu-"):
+    if is_gpus_own(name):
         raise section.mistake("", f"the name {name} begins as those of the GPUs' own ports; leave gpu- out")
     values = section.values()
     if values["port"] is None:

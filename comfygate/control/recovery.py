@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from comfygate.control.books import Books
 from comfygate.journal.records import Journalled
 from comfygate.ledger import NOWHERE, Ended
-from comfygate.model import Job, JobState
+from comfygate.model import Job, JobState, is_gpus_own
 from comfygate.routing.succession import heir
 
 _log = Logger()
@@ -74,7 +74,7 @@ def recover(books: Books, unfinished: Iterable[Journalled], ended: Iterable[tupl
 
 def _aliased(job: Job, books: Books) -> Job:
     """The job as the ports that merge several GPUs submit theirs; before they did, it had its client's own id."""
-    if job.gate.startswith("gpu-"):
+    if is_gpus_own(job.gate):
         return job
     return evolve(job, submission=books.aliases.under_alias(job.client_id, job.submission))
 

@@ -21,7 +21,7 @@ from comfygate.gate.uploads import Turn, UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.http1 import Headers, RequestHead
 from comfygate.interfaces import IBackend
-from comfygate.model import BackendState
+from comfygate.model import BackendState, is_gpus_own
 from comfygate.origin import same_origin
 from comfygate.routes import Kind, Metering, Route, classify
 from comfygate.routing.home import home
@@ -111,7 +111,7 @@ class Gate:
     def _take_on(self, facts: GateFacts) -> None:
         self.facts = facts
         self._metering = Metering(facts.metered)
-        self._several = len(facts.gpu_ids) > 1 or not facts.name.startswith("gpu-")
+        self._several = len(facts.gpu_ids) > 1 or not is_gpus_own(facts.name)
 
     def admit(self, head: RequestHead, peer: str) -> Decision | Deferred[Decision]:
         """See :class:`comfygate.gate.site.IGateSite`."""

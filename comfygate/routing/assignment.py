@@ -8,7 +8,7 @@ from attrs import evolve, frozen
 from twisted.logger import Logger
 
 from comfygate.interfaces import IRoutingPolicy
-from comfygate.model import BackendView, Choice, Job, Order
+from comfygate.model import BackendView, Choice, Job, Order, is_gpus_own
 
 _log = Logger()
 
@@ -27,7 +27,7 @@ class GateRouting:
     @property
     def merges(self) -> bool:
         """Whether it stands for several GPUs, now or later, and is no GPU's own port."""
-        return not self.name.startswith("gpu-")
+        return not is_gpus_own(self.name)
 
 
 def next_choice(
