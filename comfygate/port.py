@@ -10,9 +10,11 @@ from twisted.internet.interfaces import IListeningPort
 
 from comfygate.config.settings import Config, GateConfig
 from comfygate.cors import Origins
+from comfygate.gate import fast_path
 from comfygate.gate.cross_origin import CrossOriginSite
 from comfygate.gate.gate import Gate, GateFacts
 from comfygate.gate.limits import Limits
+from comfygate.gate.plans import Plans
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.server import GateFactory
 from comfygate.gate.site import IGateSite
@@ -53,8 +55,11 @@ class Port:
             _limits(config, config_of_gate),
             name=config_of_gate.name,
             tally=gate.bridges.tally,
+            plans=Plans() if config.is_fast else Plans(0),
         )
         self._port: IListeningPort = reactor.adoptStreamPort(listening.fileno(), listening.family, self._factory)
+        if config.is_fast:
+            fast_path.shorten(self._port)
 
     def behave(self, config: Config, gate: GateConfig, status: IStatusSource) -> None:
         """Take on other values; no connection ends.
@@ -78,6 +83,7 @@ class Port:
 
     def backend_changed(self, backend: IBackend) -> None:
         """A backend has another state: WebSockets may have to look for another."""
+        self._gate.backend_changed()
         self._gate.bridges.backend_changed(backend)
 
     def announce(self, client_id: str, message: bytes) -> None:

@@ -6,8 +6,10 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 from zope.interface import implementer
 
@@ -17,6 +19,7 @@ from comfygate.claims import Place
 from comfygate.config.settings import Config, GateConfig
 from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
+from comfygate.gate.fast_path import Dialler
 from comfygate.gate.gate import Gate
 from comfygate.gate.places import Places
 from comfygate.gate.pool import UpstreamPool
@@ -176,6 +179,7 @@ class Ports:
             fleet=self._fleet,
             gpu_ids=gate.gpu_ids,
             sessions=self._sessions,
+            endpoint=self._endpoint,
             roll=None if is_gpus_own(gate.name) else self._roll,
         )
         return Gate(
@@ -196,4 +200,8 @@ class Ports:
         return UpstreamPool(endpoint, self._reactor, name="the control plane")
 
     def _backend_pool(self, address: tuple[str, int], name: str) -> UpstreamPool:
-        return UpstreamPool(tcp_endpoint(self._reactor, *address, CONNECT_TIME), self._reactor, name=name)
+        return UpstreamPool(self._endpoint(*address), self._reactor, name=name)
+
+    def _endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
+        fast = self._config.is_fast and isIPAddress(host)
+        return tcp_endpoint(Dialler(self._reactor) if fast else self._reactor, host, port, CONNECT_TIME)

@@ -25,7 +25,7 @@ EFFECTS: Mapping[str, Mapping[str, Effect]] = {
         **dict.fromkeys(("log_size", "log_files"), Effect.PROCESS),
         **dict.fromkeys(("interface", "first_port", "hub_port"), Effect.PORT),
         **dict.fromkeys(("policy", *_LIMITS), Effect.GATE),
-        **dict.fromkeys(("state_dir", "journal"), Effect.NEVER),
+        **dict.fromkeys(("state_dir", "journal", "fast_path"), Effect.NEVER),
         **dict.fromkeys(
             (
                 "interrupt_policy",

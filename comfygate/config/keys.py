@@ -268,6 +268,13 @@ MAIN = (
         default="5",
         help="seconds that a ComfyUI is given to end by itself before it is killed",
     ),
+    Key(
+        name="fast_path",
+        read=values.one_of("on", "off"),
+        default="on",
+        help="whether requests and bodies take the shorter way through Twisted; off only to find out whether a fault "
+        "lies there",
+    ),
     Key(name="log_size", read=values.size(2**12, 2**40), default="10M", help="size of one file of a ComfyUI's output"),
     Key(
         name="log_files", read=values.integer(1, 1000), default="3", help="files that are kept of each ComfyUI's output"

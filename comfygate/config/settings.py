@@ -125,6 +125,7 @@ class Config:
     stall_timeout: float
     shutdown_grace: float
     stop_grace: float
+    fast_path: str
     log_size: int
     log_files: int
     given: frozenset[str]
@@ -140,6 +141,11 @@ class Config:
     def simulated(self) -> bool:
         """Whether the stand-in is started instead of ComfyUI."""
         return self.comfyui == SIMULATOR
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the data plane takes the shorter way through Twisted."""
+        return self.fast_path == "on"
 
     @property
     def control_socket(self) -> str:

@@ -18,6 +18,7 @@ from comfygate.errors import GateError
 from comfygate.gate.alarm import Alarm, Due
 from comfygate.gate.answers import broken, connection_option, from_error, render
 from comfygate.gate.limits import Limits
+from comfygate.gate.plans import Plans
 from comfygate.gate.relay import Exchange
 from comfygate.gate.site import Answer, Decision, IGateSite, Relay, Upgrade
 from comfygate.gate.sockets import Wire, is_dead, peer_ip, tune
@@ -25,7 +26,7 @@ from comfygate.gate.tally import Tally
 from comfygate.http1 import (
     BodyDecoder,
     Length,
-    NoBody,
+    NoBodyDecoder,
     ProtocolError,
     RequestHead,
     decoder_for,
@@ -47,9 +48,14 @@ class Port(Shape):
     stopping: bool
     requests: int
     tally: Tally
+    plans: Plans
 
     def left(self, connection: GateConnection) -> None:
         """`connection` is closed, or somebody else's now."""
+
+
+_NO_MORE = NoBodyDecoder()
+"""The decoder of a body that has come, or of none; it is never fed."""
 
 
 class State(Enum):
@@ -77,7 +83,7 @@ class GateConnection(Protocol):
 
     def __init__(self, port: Port, refusal: GateError | None = None) -> None:
         self.peer = ""
-        self.body: BodyDecoder = decoder_for(NoBody())
+        self.body: BodyDecoder = _NO_MORE
         self._port = port
         self._limits = port.limits
         self._refusal = refusal
@@ -123,6 +129,8 @@ class GateConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes came from the client."""
         self._tally.received += len(data)
+        if self._state is State.HEAD and not self._buffer and not self._full and self._repeat(data):
+            return
         if self._takes_body():
             self._feed(data)
         elif self._state is State.LINGERING:
@@ -268,10 +276,8 @@ class GateConnection(Protocol):
     def _act(self, decision: Decision, head: RequestHead, raw: bytes) -> None:
         match decision:
             case Relay():
-                self._state = State.RELAYING
-                self._kind = decision.kind
-                self._exchange = Exchange(self, head, decision, self._port.clock, self._limits)
-                self._exchange.start()
+                exchange = self._relay(head, decision)
+                self._port.plans.keep(self.peer, raw, head, decision, exchange.request)
             case Answer():
                 self._answer(decision)
             case Upgrade():
@@ -302,6 +308,27 @@ class GateConnection(Protocol):
         wire.protocol = successor
         successor.makeConnection(cast(ITransport, wire))
         successor.dataReceived(raw)
+
+    def _repeat(self, data: bytes) -> bool:
+        """Do with a request that has come whole what was done with one like it, if one is remembered."""
+        end = data.find(b"\r\n\r\n") + 4
+        plan = self._port.plans.find(self.peer, data[:end])
+        if plan is None or plan.size != len(data) - end:
+            return False
+        self._head = plan.head
+        self.body = _NO_MORE
+        self._port.requests += 1
+        self._relay(plan.head, plan.relay, plan.request + data[end:] if plan.size else plan.request)
+        if plan.relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
+            self._alarm.watch()
+        return True
+
+    def _relay(self, head: RequestHead, relay: Relay, request: bytes | None = None) -> Exchange:
+        self._state = State.RELAYING
+        self._kind = relay.kind
+        exchange = self._exchange = Exchange(self, head, relay, self._port.clock, self._limits)
+        exchange.start(request)
+        return exchange
 
     # The request's body.
 
@@ -342,8 +369,9 @@ class GateConnection(Protocol):
 
     def send(self, pieces: list[bytes]) -> None:
         """Write to the client."""
-        self._tally.sent += sum(map(len, pieces))
-        self._wire.writeSequence(pieces)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._tally.sent += len(data)
+        self._wire.write(data)
 
     def body_wanted(self) -> None:
         """The upstream is ready for the request body."""
@@ -363,10 +391,22 @@ class GateConnection(Protocol):
         self._pause_or_resume()
         self._alarm.watch()
 
+    def watch(self) -> None:
+        """What the exchange waits for may be overdue sooner than was thought."""
+        self._alarm.watch()
+
     def finished(self, keep_alive: bool) -> None:
         """The answer is complete."""
         self._exchange = None
         self._upload_held = False
+        if keep_alive and not (self._buffer or self._eof or self._paused or self._port.stopping):
+            self._head = None
+            self._state = State.HEAD
+            self._until = self._port.clock.seconds() + self._limits.idle
+            self._late = self._head_late
+            if self._alarm.at > self._until:
+                self._alarm.watch()
+            return
         if keep_alive:
             self._next()
         elif self.body.finished and not self._buffer:

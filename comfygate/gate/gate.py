@@ -16,7 +16,7 @@ from comfygate.files import file_of_request
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.places import Places
 from comfygate.gate.pool import UpstreamPool
-from comfygate.gate.site import Decision, IGateSite, Relay, Upgrade
+from comfygate.gate.site import Decision, Era, IGateSite, Relay, Upgrade
 from comfygate.gate.uploads import Turn, UploadRoom
 from comfygate.gate.upstreams import Upstreams
 from comfygate.http1 import Headers, RequestHead
@@ -99,6 +99,7 @@ class Gate:
         self._places = places
         self._clock = clock
         self._buckets = Buckets(facts.rate, facts.burst)
+        self._era = Era()
         self._take_on(facts)
 
     def behave(self, facts: GateFacts) -> None:
@@ -108,7 +109,13 @@ class Gate:
             self._buckets = Buckets(facts.rate, facts.burst)
         self._take_on(facts)
 
+    def backend_changed(self) -> None:
+        """A backend has another state: clients may be at home elsewhere."""
+        self._era.over = True
+        self._era = Era()
+
     def _take_on(self, facts: GateFacts) -> None:
+        self.backend_changed()
         self.facts = facts
         self._metering = Metering(facts.metered)
         self._several = len(facts.gpu_ids) > 1 or not is_gpus_own(facts.name)
@@ -138,8 +145,11 @@ class Gate:
             f"The page comes from {origin.decode('latin-1')}.",
         )
 
+    def _costs(self, route: Route) -> bool:
+        return self.facts.rate > 0 and self._metering.metered(route)
+
     def _take_token(self, route: Route, peer: str) -> float:
-        if not self._metering.metered(route):
+        if not self._costs(route):
             return 0.0
         key = peer if self.facts.by_client else None
         granted, wait = self._buckets.take(key, self._clock.seconds(), self.facts.max_wait)
@@ -160,7 +170,7 @@ class Gate:
             return self._to_control(head, route)
         if self._several and route.kind is Kind.VIEW:
             return self._to_owner(head, route, peer)
-        return self._to(self._backend(head, route, peer), route)
+        return self._to(self._backend(head, route, peer), route, era=None if self._costs(route) else self._era)
 
     def _to_control(self, head: RequestHead, route: Route) -> Relay:
         _check_encoding(head)
@@ -191,7 +201,7 @@ class Gate:
 
         return owner.addCallback(found)
 
-    def _to(self, backend: IBackend, route: Route) -> Relay:
+    def _to(self, backend: IBackend, route: Route, era: Era | None = None) -> Relay:
         return Relay(
             pool=self._upstreams.pool(backend),
             host=_authority(backend.address),
@@ -200,6 +210,7 @@ class Gate:
             backend_timeout=self.facts.backend_timeout,
             kind=route.kind,
             turn=self._turn(route, backend),
+            era=era,
         )
 
     def _backend(self, head: RequestHead, route: Route, peer: str) -> IBackend:

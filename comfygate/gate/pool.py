@@ -215,6 +215,12 @@ class UpstreamPool:
         """Requests that wait for a connection."""
         return len(self._waiters)
 
+    def take(self) -> UpstreamConnection | None:
+        """Borrow a connection that lies idle, if one does; see :meth:`acquire`."""
+        if not self._idle:
+            return None
+        return self._idle.popitem()[0]  # the last used is the least likely to be stale
+
     def acquire(self, *, fresh: bool = False) -> Deferred[UpstreamConnection]:
         """Borrow a connection; end the loan with ``give_back()`` or ``discard()``.
 
@@ -223,8 +229,8 @@ class UpstreamPool:
             can be made, 503 if too many requests wait or for too long.  Either
             way nothing was sent.  May be cancelled.
         """
-        if self._idle and not fresh:
-            connection, _ = self._idle.popitem()  # the last used is the least likely to be stale
+        connection = None if fresh else self.take()
+        if connection is not None:
             return succeed(connection)
         if self.closed:
             return fail(self._failed("it has gone away"))
@@ -256,8 +262,9 @@ class UpstreamPool:
         """An exchange on `connection` is complete."""
         if self.closed:
             connection.discard()
-            return
-        if not self._serve(connection):
+        elif self._waiters:
+            self._waiters.popleft().got.callback(connection)
+        else:
             connection.idle_since = self._clock.seconds()
             self._idle[connection] = None
             if self._timer is None:
@@ -269,12 +276,6 @@ class UpstreamPool:
         self._all.discard(connection)
         if self._waiters:
             self._connect()
-
-    def _serve(self, connection: UpstreamConnection) -> bool:
-        if not self._waiters:
-            return False
-        self._waiters.popleft().got.callback(connection)
-        return True
 
     def _connect(self) -> None:
         """Make as many connections as are waited for and allowed."""

@@ -16,32 +16,30 @@ from twisted.python.failure import Failure
 
 from comfygate.errors import GateError
 from comfygate.gate.alarm import Due
-from comfygate.gate.answers import broken, connection_option
+from comfygate.gate.answers import broken
 from comfygate.gate.limits import Limits
 from comfygate.gate.pool import UpstreamConnection
+from comfygate.gate.rewriting import Translation, request_for, translate
 from comfygate.gate.site import Relay
 from comfygate.http1 import (
     LAST_CHUNK,
-    MAX_HEADERS,
     BodyDecoder,
     Chunked,
-    Headers,
     Length,
     NoBody,
+    NoBodyDecoder,
     ProtocolError,
     RequestHead,
     ResponseHead,
-    UntilClose,
     decoder_for,
     encode_chunk,
-    end_to_end,
-    parse_response_head,
     response_head_end,
-    serialise_request,
-    serialise_response,
 )
 
 log = Logger()
+
+NO_BODY = NoBodyDecoder()
+"""In the place of a decoder where there is nothing to decode; it is never fed."""
 
 MAX_INTERIM = 16  #: 1xx answers to one request
 RETRIED = frozenset({b"GET", b"HEAD", b"OPTIONS"})
@@ -66,6 +64,9 @@ class Client(Shape):
     def body_wanted(self) -> None:
         """Pass the request body on from now on."""
 
+    def watch(self) -> None:
+        """See to it that ``due()`` is asked: it may be nearer than it was."""
+
     def hold_upload(self, held: bool) -> None:
         """Stop reading the request body, or go on."""
 
@@ -86,45 +87,60 @@ class Exchange:
     ``client_*``) and asks ``due()`` for the deadline.
 
     :ivar ready: whether it takes the request body.
+    :ivar request: what the upstream is sent first: the head, and a body that
+        was there with it.
     """
 
+    # One is made for each request, and most of these never change.
+    ready = False
+    request = b""
+    _acquiring: Deferred[UpstreamConnection] | None = None
+    _upstream: UpstreamConnection | None = None
+    _over = False
+    _retried = False
+    _heard = False  # whether the upstream sent anything
+    _uploading = False
+    _uploaded = 0
+    _upload_held = False
+    _download_held = False
+    _pending = b""  # the beginning of a head
+    _interim = 0
+    _answer: ResponseHead | None = None
+    _decoder: BodyDecoder = NO_BODY
+    _chunks_out = False
+    _keep_alive = False
+
     def __init__(self, client: Client, head: RequestHead, relay: Relay, clock: IReactorTime, limits: Limits) -> None:
-        self.ready = False
         self._client = client
         self._head = head
         self._relay = relay
         self._turn = relay.turn
         self._clock = clock
         self._limits = limits
-        self._acquiring: Deferred[UpstreamConnection] | None = None
-        self._upstream: UpstreamConnection | None = None
-        self._over = False
-        self._retried = False
-        self._heard = False  # whether the upstream sent anything
-        self._uploading = False
-        self._uploaded = 0
-        self._upload_held = False
-        self._download_held = False
         self._moved = clock.seconds()  # when the side that is waited for last did something
-        self._pending = b""  # the beginning of a head
-        self._interim = 0
-        self._answer: ResponseHead | None = None
-        self._decoder: BodyDecoder = decoder_for(NoBody())
-        self._chunks_out = False
-        self._keep_alive = False
 
     @property
     def answering(self) -> bool:
         """Whether the final answer has begun."""
         return self._answer is not None
 
-    def start(self) -> None:
-        """Get a connection and send the request."""
+    def start(self, request: bytes | None = None) -> None:
+        """Get a connection and send the request.
+
+        :param request: head and body for the upstream, if these are there.
+        """
         framing, limit = self._head.framing, self._relay.max_body
-        if limit is not None and isinstance(framing, Length) and framing.size > limit:
-            self._fail(_too_large(limit))
-        else:
+        if request is None:
+            if limit is not None and isinstance(framing, Length) and framing.size > limit:
+                self._fail(_too_large(limit))
+                return
+            request = request_for(self._head, self._relay, self._client.peer)
+        self.request = request
+        upstream = self._relay.pool.take()
+        if upstream is None:
             self._acquire(fresh=False)
+        else:
+            self._send(upstream)
 
     def due(self) -> Due | None:
         """Say when whoever is waited for is overdue, and what to do then."""
@@ -255,12 +271,17 @@ class Exchange:
 
     def _acquired(self, upstream: UpstreamConnection) -> None:
         self._acquiring = None
+        self._moved = self._clock.seconds()
+        self._send(upstream)
+        self._client.watch()
+
+    def _send(self, upstream: UpstreamConnection) -> None:
         self._upstream = upstream
         upstream.lend(self)
-        self._moved = self._clock.seconds()
-        upstream.write([serialise_request(self._head.method, self._head.target, self._request_headers())])
+        upstream.write([self.request])
         self.ready = True
-        self._client.body_wanted()
+        if not self._client.body.finished:
+            self._client.body_wanted()
 
     def _not_acquired(self, failure: Failure) -> None:
         self._acquiring = None
@@ -273,36 +294,6 @@ class Exchange:
         log.failure("relaying failed", failure)
         self._fail(broken())
 
-    def _request_headers(self) -> list[tuple[bytes, bytes]]:
-        """Rewrite the fields: end-to-end ones in order, ours last (RFC 9110, section 7.6)."""
-        relay, head = self._relay, self._head
-        dropped = relay.drop_headers | {b"host"}
-        if head.version == (1, 0):
-            dropped |= {b"expect"}  # RFC 9110, section 10.1.1
-        headers = [(b"Host", relay.host)]
-        headers += [header for header in end_to_end(head.headers) if self._is_told(header[0].lower(), dropped)]
-        if isinstance(head.framing, Chunked):
-            headers.append((b"Transfer-Encoding", b"chunked"))
-        headers += relay.extra_headers
-        forwarded = self._forwarded() if relay.only_headers is None else []
-        if len(headers) + len(forwarded) <= MAX_HEADERS:  # never more than the backend takes
-            headers += forwarded
-        return headers
-
-    def _is_told(self, name: bytes, dropped: frozenset[bytes]) -> bool:
-        only = self._relay.only_headers
-        return name not in dropped and (only is None or name in only)
-
-    def _forwarded(self) -> list[tuple[bytes, bytes]]:
-        head = self._head
-        found = [(b"X-Forwarded-For", self._client.peer.encode())] if self._client.peer else []
-        host = head.get(b"host")
-        if host is not None and head.get(b"x-forwarded-host") is None:
-            found.append((b"X-Forwarded-Host", host))
-        if head.get(b"x-forwarded-proto") is None:
-            found.append((b"X-Forwarded-Proto", b"http"))
-        return found
-
     def _repeatable(self) -> bool:
         return self._head.method in RETRIED and self._head.framing in (NoBody(), Length(0))
 
@@ -312,53 +303,51 @@ class Exchange:
         scanned = len(self._pending)
         data = self._pending + data if scanned else data
         while (end := response_head_end(data, scanned)) >= 0:
-            answer = parse_response_head(data[:end], self._head.method)
+            told = translate(data[:end], self._head, self._relay, keep_alive=self._may_go_on())
             data, scanned = data[end:], 0
-            if answer.status >= 200:
+            if told.answer.status >= 200:
                 self._pending = b""
-                self._begin(answer)
-                self._answer_body(data)
+                self._begin(told, data)
                 return
-            self._relay_interim(answer)
+            self._relay_interim(told)
         self._pending = data
 
-    def _relay_interim(self, answer: ResponseHead) -> None:
+    def _may_go_on(self) -> bool:
+        client = self._client
+        return self._head.keep_alive and client.body.finished and not client.closing
+
+    def _relay_interim(self, told: Translation) -> None:
         """RFC 9110, section 15.2: pass 1xx on, but never to an HTTP/1.0 client."""
         self._interim += 1
-        if answer.status == 101 or self._interim > MAX_INTERIM:
-            raise ProtocolError(f"interim answer {answer.status} that nobody asked for")
+        if told.answer.status == 101 or self._interim > MAX_INTERIM:
+            raise ProtocolError(f"interim answer {told.answer.status} that nobody asked for")
         if self._head.version == (1, 1):
-            self._client.send([serialise_response(answer.status, answer.reason, end_to_end(answer.headers))])
+            self._client.send([told.text])
 
-    def _begin(self, answer: ResponseHead) -> None:
-        self._answer = answer
-        self._decoder = decoder_for(answer.framing)
-        unbounded = isinstance(answer.framing, Chunked | UntilClose)
-        self._chunks_out = unbounded and self._head.version == (1, 1)
-        self._keep_alive = (
-            self._head.keep_alive
-            and self._client.body.finished
-            and not self._client.closing
-            and (self._chunks_out or not unbounded)
-        )
-        headers = self._answer_headers(answer)
-        self._client.answered(answer.status)
-        self._client.send([serialise_response(answer.status, answer.reason, headers)])
-
-    def _answer_headers(self, answer: ResponseHead) -> Headers:
-        headers, withheld = end_to_end(answer.headers), self._relay.withheld
-        if withheld:
-            headers = tuple([header for header in headers if header[0].lower() not in withheld])
-        headers += self._relay.answer_headers
-        if answer.status == 204:  # RFC 9110, section 8.6
-            headers = tuple([header for header in headers if header[0].lower() != b"content-length"])
-        if self._chunks_out:
-            headers += ((b"Transfer-Encoding", b"chunked"),)
-        option = connection_option(self._head.version, self._keep_alive)
-        return (*headers, (b"Connection", option)) if option else headers
+    def _begin(self, told: Translation, data: bytes) -> None:
+        """Send the head, together with what has come of the body."""
+        self._answer = told.answer
+        self._chunks_out = told.chunked
+        self._keep_alive = told.keep_alive
+        self._client.answered(told.answer.status)
+        if told.size == len(data):
+            self._client.send([told.text, data] if data else [told.text])
+            self._complete()
+            return
+        self._decoder = decoder_for(told.answer.framing)
+        try:
+            pieces = self._decoder.feed(data) if data else []
+        except ProtocolError:
+            self._client.send([told.text])
+            raise
+        if pieces and told.chunked:
+            pieces = encode_chunk(pieces)
+        self._client.send([told.text, *pieces])
+        if self._decoder.finished:
+            self._complete()
 
     def _answer_body(self, data: bytes) -> None:
-        pieces = self._decoder.feed(data) if data else []
+        pieces = self._decoder.feed(data)
         if pieces:
             self._client.send(encode_chunk(pieces) if self._chunks_out else pieces)
         if self._decoder.finished:

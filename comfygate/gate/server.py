@@ -10,6 +10,7 @@ from twisted.logger import Logger
 from comfygate.errors import GateError
 from comfygate.gate.connection import GateConnection
 from comfygate.gate.limits import Limits
+from comfygate.gate.plans import Plans
 from comfygate.gate.site import IGateSite
 from comfygate.gate.tally import Tally
 
@@ -27,6 +28,7 @@ class GateFactory(Factory):
     :param clock: times all waits.
     :param name: what the log calls the port.
     :param tally: counts what passes.
+    :param plans: remembers what was decided.
     :ivar requests: requests begun so far.
     """
 
@@ -40,6 +42,7 @@ class GateFactory(Factory):
         *,
         name: str = "gate",
         tally: Tally | None = None,
+        plans: Plans | None = None,
     ) -> None:
         self.site = site
         self.name = name
@@ -48,6 +51,7 @@ class GateFactory(Factory):
         self.stopping = False
         self.requests = 0
         self.tally = tally or Tally()
+        self.plans = Plans() if plans is None else plans
         self._connections: set[GateConnection] = set()
         self._stopped: Deferred[None] | None = None
         self._grace: IDelayedCall | None = None

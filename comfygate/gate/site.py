@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import frozen
+from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, ITransport
 from zope.interface import Interface
@@ -19,6 +19,16 @@ from comfygate.routes import Kind
 if TYPE_CHECKING:
     from comfygate.gate.pool import UpstreamPool
     from comfygate.gate.uploads import Turn
+
+
+@define(eq=False)
+class Era:
+    """A time in which a gate decides the same about the same request.
+
+    :ivar over: whether something has changed since.
+    """
+
+    over: bool = False
 
 
 @frozen(kw_only=True)
@@ -37,6 +47,7 @@ class Relay:
     :ivar backend_timeout: seconds without a sign of life from it.
     :ivar kind: what the request counts as.
     :ivar turn: if given, the end of the request's body waits for it.
+    :ivar era: if given, the same request is to be relayed like this again, until this is over.
     """
 
     pool: UpstreamPool
@@ -50,6 +61,7 @@ class Relay:
     backend_timeout: float = 300.0
     kind: Kind = Kind.OTHER
     turn: Turn | None = None
+    era: Era | None = None
 
 
 @frozen

@@ -1,0 +1,74 @@
+"""Requests that were decided about before.
+
+Whoever polls sends the same bytes again and again, and the answer to "what is
+to be done with them" is the same as long as nothing changes for the gate.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from comfygate.gate.site import Era, Relay
+from comfygate.http1 import Length, NoBody, RequestHead
+
+MOST = 256
+"""Plans that a port keeps; the oldest goes first."""
+
+MAX_HEAD = 1024
+"""Bytes of a head that is worth a plan."""
+
+MAX_BODY = 64 * 1024
+"""Bytes of a body that comes with its head; one that doesn't takes the long way."""
+
+
+@frozen(eq=False)
+class Plan:
+    """What to do with a request, worked out.
+
+    :ivar head: the request's, parsed and checked.
+    :ivar relay: what the gate decided.
+    :ivar request: the head for the upstream.
+    :ivar size: bytes of body.
+    """
+
+    head: RequestHead
+    relay: Relay
+    era: Era
+    request: bytes
+    size: int
+
+
+class Plans:
+    """The plans of one port, by client address and the bytes of the head.
+
+    :param most: plans at most; with 0, every request is thought about.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._plans: dict[tuple[str, bytes], Plan] = {}
+
+    def find(self, peer: str, raw: bytes) -> Plan | None:
+        """The plan for this request, if there is one that still holds."""
+        plan = self._plans.get((peer, raw))
+        if plan is None or not plan.era.over:
+            return plan
+        del self._plans[peer, raw]
+        return None
+
+    def keep(self, peer: str, raw: bytes, head: RequestHead, relay: Relay, request: bytes) -> None:
+        """Remember what became of a request, if it may become of the next one, too."""
+        era, framing = relay.era, head.framing
+        if era is None or len(raw) > MAX_HEAD or not self._most or head.expects_continue or relay.turn is not None:
+            return
+        if not isinstance(framing, Length | NoBody):
+            return
+        size = framing.size if isinstance(framing, Length) else 0
+        if size > MAX_BODY or (relay.max_body is not None and size > relay.max_body):
+            return
+        if len(self._plans) >= self._most:
+            del self._plans[next(iter(self._plans))]
+        self._plans[peer, raw] = Plan(head, relay, era, request, size)
+
+    def __len__(self) -> int:
+        return len(self._plans)

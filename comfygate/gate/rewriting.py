@@ -1,0 +1,125 @@
+"""What a message's head becomes on its way through a port (RFC 9110, section 7.6).  No I/O and no state."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from attrs import frozen
+
+from comfygate.gate.answers import connection_option
+from comfygate.gate.site import Relay
+from comfygate.http1 import (
+    MAX_HEADERS,
+    Chunked,
+    Headers,
+    Length,
+    NoBody,
+    RequestHead,
+    ResponseHead,
+    UntilClose,
+    end_to_end,
+    parse_response_head,
+    serialise_request,
+    serialise_response,
+)
+
+_REMEMBERED = 256
+_WORTH_REMEMBERING = 2048  # bytes of a head
+
+
+def request_for(head: RequestHead, relay: Relay, peer: str) -> bytes:
+    """Write the head that the upstream is sent: end-to-end fields in order, ours last."""
+    return serialise_request(head.method, head.target, _request_headers(head, relay, peer))
+
+
+def _request_headers(head: RequestHead, relay: Relay, peer: str) -> list[tuple[bytes, bytes]]:
+    dropped, only = relay.drop_headers | {b"host"}, relay.only_headers
+    if head.version == (1, 0):
+        dropped |= {b"expect"}  # RFC 9110, section 10.1.1
+    headers = [(b"Host", relay.host)]
+    for header in end_to_end(head.headers):
+        name = header[0].lower()
+        if name not in dropped and (only is None or name in only):
+            headers.append(header)
+    if isinstance(head.framing, Chunked):
+        headers.append((b"Transfer-Encoding", b"chunked"))
+    headers += relay.extra_headers
+    forwarded = _forwarded(head, peer) if only is None else []
+    if len(headers) + len(forwarded) <= MAX_HEADERS:  # never more than the backend takes
+        headers += forwarded
+    return headers
+
+
+def _forwarded(head: RequestHead, peer: str) -> list[tuple[bytes, bytes]]:
+    found = [(b"X-Forwarded-For", peer.encode())] if peer else []
+    host = head.get(b"host")
+    if host is not None and head.get(b"x-forwarded-host") is None:
+        found.append((b"X-Forwarded-Host", host))
+    if head.get(b"x-forwarded-proto") is None:
+        found.append((b"X-Forwarded-Proto", b"http"))
+    return found
+
+
+@frozen
+class Translation:
+    """An answer's head, understood and written anew.
+
+    :ivar answer: as it came.
+    :ivar text: as the client is sent it.
+    :ivar size: bytes of body that follow; None if only its end will tell.
+    :ivar chunked: whether the client is sent the body in chunks.
+    :ivar keep_alive: whether the client's connection outlives the answer.
+    """
+
+    answer: ResponseHead
+    text: bytes
+    size: int | None
+    chunked: bool
+    keep_alive: bool
+
+
+def translate(raw: bytes, asked: RequestHead, relay: Relay, *, keep_alive: bool) -> Translation:
+    """Read the head of an answer, and write what the client is told.
+
+    :param raw: the head with its empty line.
+    :param keep_alive: whether the client's connection may outlive the answer.
+    :raises ProtocolError: if it cannot be relayed safely.
+    """
+    how = _translate if len(raw) <= _WORTH_REMEMBERING else _translate.__wrapped__
+    return how(raw, asked.method, asked.version, keep_alive, relay.withheld, relay.answer_headers)
+
+
+# A backend's answers differ in little but their Date, which stands for a second.
+@lru_cache(_REMEMBERED)
+def _translate(
+    raw: bytes,
+    method: bytes,
+    version: tuple[int, int],
+    keep_alive: bool,
+    withheld: frozenset[bytes],
+    added: Headers,
+) -> Translation:
+    answer = parse_response_head(raw, method)
+    framing = answer.framing
+    unbounded = isinstance(framing, Chunked | UntilClose)
+    chunked = unbounded and version == (1, 1)
+    keep_alive = keep_alive and (chunked or not unbounded)
+    headers = end_to_end(answer.headers)
+    if answer.status >= 200:
+        headers = _final_headers(headers, answer.status, withheld, added)
+        if chunked:
+            headers += ((b"Transfer-Encoding", b"chunked"),)
+        option = connection_option(version, keep_alive)
+        if option:
+            headers += ((b"Connection", option),)
+    size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
+    return Translation(answer, serialise_response(answer.status, answer.reason, headers), size, chunked, keep_alive)
+
+
+def _final_headers(headers: Headers, status: int, withheld: frozenset[bytes], added: Headers) -> Headers:
+    if withheld:
+        headers = tuple([header for header in headers if header[0].lower() not in withheld])
+    headers += added
+    if status == 204:  # RFC 9110, section 8.6
+        headers = tuple([header for header in headers if header[0].lower() != b"content-length"])
+    return headers
