@@ -336,12 +336,12 @@ def response_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
 
     :raises ProtocolError: if no acceptable head will come.
     """
-    if not b"HTTP/1.".startswith(bytes(data[:7])):
+    if not data.startswith(b"HTTP/1.") and not b"HTTP/1.".startswith(data[:7]):
         raise ProtocolError("the answer does not begin with HTTP/1")
-    end = data.find(b"\r\n\r\n", max(0, scanned - 3))
-    if max(end + 4, len(data) if end < 0 else 0) > MAX_HEAD:
+    end = data.find(b"\r\n\r\n", scanned - 3 if scanned > 3 else 0) + 4
+    if (end if end >= 4 else len(data)) > MAX_HEAD:
         raise ProtocolError(f"the head of the answer is longer than {MAX_HEAD} bytes")
-    return end + 4 if end >= 0 else -1
+    return end if end >= 4 else -1
 
 
 def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:

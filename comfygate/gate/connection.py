@@ -70,6 +70,10 @@ class State(Enum):
     GONE = "closed, or handed over"
 
 
+# Looking a member up takes Enum longer than all that is done with it here.
+_HEAD, _RELAYING = State.HEAD, State.RELAYING
+
+
 @implementer(IHalfCloseableProtocol, IPushProducer)
 class GateConnection(Protocol):
     """Reads requests, asks the site, and relays or answers each.
@@ -129,7 +133,7 @@ class GateConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes came from the client."""
         self._tally.received += len(data)
-        if self._state is State.HEAD and not self._buffer and not self._full and self._repeat(data):
+        if self._state is _HEAD and not self._buffer and not self._full and self._repeat(data):
             return
         if self._takes_body():
             self._feed(data)
@@ -276,7 +280,10 @@ class GateConnection(Protocol):
     def _act(self, decision: Decision, head: RequestHead, raw: bytes) -> None:
         match decision:
             case Relay():
-                exchange = self._relay(head, decision)
+                self._state = State.RELAYING
+                self._kind = decision.kind
+                exchange = self._exchange = Exchange(self, head, decision, self._port.clock, self._limits)
+                exchange.start()
                 self._port.plans.keep(self.peer, raw, head, decision, exchange.request)
             case Answer():
                 self._answer(decision)
@@ -315,20 +322,20 @@ class GateConnection(Protocol):
         plan = self._port.plans.find(self.peer, data[:end])
         if plan is None or plan.size != len(data) - end:
             return False
+        relay = plan.relay
+        upstream = relay.pool.take()
+        if upstream is None:
+            return False
         self._head = plan.head
         self.body = _NO_MORE
         self._port.requests += 1
-        self._relay(plan.head, plan.relay, plan.request + data[end:] if plan.size else plan.request)
-        if plan.relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
+        self._state = _RELAYING
+        self._kind = relay.kind
+        exchange = self._exchange = Exchange(self, plan.head, relay, self._port.clock, self._limits)
+        exchange.repeat(plan, upstream, data[end:])
+        if relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
             self._alarm.watch()
         return True
-
-    def _relay(self, head: RequestHead, relay: Relay, request: bytes | None = None) -> Exchange:
-        self._state = State.RELAYING
-        self._kind = relay.kind
-        exchange = self._exchange = Exchange(self, head, relay, self._port.clock, self._limits)
-        exchange.start(request)
-        return exchange
 
     # The request's body.
 
@@ -363,15 +370,17 @@ class GateConnection(Protocol):
 
     # What the exchange tells (Client).
 
-    def answered(self, status: int) -> None:
-        """The answer begins."""
-        self._tally.requests[self._kind, status] += 1
+    def answer(self, status: int, data: bytes) -> None:
+        """Begin the answer, with these bytes."""
+        tally = self._tally
+        tally.requests[self._kind, status] += 1
+        tally.sent += len(data)
+        self._wire.write(data)
 
     def send(self, pieces: list[bytes]) -> None:
         """Write to the client."""
-        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        self._tally.sent += len(data)
-        self._wire.write(data)
+        self._tally.sent += sum(map(len, pieces))
+        self._wire.writeSequence(pieces)
 
     def body_wanted(self) -> None:
         """The upstream is ready for the request body."""
@@ -401,7 +410,7 @@ class GateConnection(Protocol):
         self._upload_held = False
         if keep_alive and not (self._buffer or self._eof or self._paused or self._port.stopping):
             self._head = None
-            self._state = State.HEAD
+            self._state = _HEAD
             self._until = self._port.clock.seconds() + self._limits.idle
             self._late = self._head_late
             if self._alarm.at > self._until:
@@ -440,8 +449,7 @@ class GateConnection(Protocol):
         )
         option = connection_option((1, 1) if head is None else head.version, keep_alive)
         self._kind = Kind.OTHER if head is None else kind_of(head.path)
-        self.answered(answer.status)
-        self.send([render(answer, option, with_body=head is None or head.method != b"HEAD")])
+        self.answer(answer.status, render(answer, option, with_body=head is None or head.method != b"HEAD"))
         if not keep_alive:
             if head is not None and self.body.finished and not self._buffer:
                 self._close()

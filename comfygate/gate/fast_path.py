@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from select import EPOLLIN
+from socket import socket
 from typing import Any
 
 from twisted.internet import tcp
@@ -28,28 +29,37 @@ from twisted.python.log import callWithLogger
 
 log = Logger()
 
-READ_SIZE = 256 * 1024
-"""Bytes that are read at once: more starves small requests beside large bodies, less costs calls."""
+SMALL = 16 * 1024
+"""Bytes that are read at once as long as no more than these come."""
 
-_BUFFER = memoryview(bytearray(READ_SIZE))
+LARGE = 256 * 1024
+"""Bytes that are read at once of what is larger: more starves small requests beside large bodies, less costs calls."""
+
+_BUFFER = memoryview(bytearray(LARGE))
+
+
+def _read_much(connection: socket) -> bytes:
+    return _BUFFER[: connection.recv_into(_BUFFER)].tobytes()
 
 
 class _Direct:
     """Mixed into a TCP transport: reads through the shared buffer, and sends at once."""
 
     SEND_LIMIT = 1024 * 1024  # Twisted's name for the most bytes of one send()
+    _much = False  # whether as much came as was asked for
 
     def doRead(self: Any) -> Any:
         """Read once; see ``twisted.internet.interfaces.IReadDescriptor``."""
         try:
-            count = self.socket.recv_into(_BUFFER)
-        except (BlockingIOError, InterruptedError):
+            data = _read_much(self.socket) if self._much else self.socket.recv(SMALL)
+        except BlockingIOError:
             return None
         except OSError:
             return CONNECTION_LOST
-        if not count:
+        if not data:
             return CONNECTION_DONE
-        self.protocol.dataReceived(_BUFFER[:count].tobytes())
+        self._much = len(data) >= SMALL
+        self.protocol.dataReceived(data)
         return None
 
     def write(self: Any, data: bytes) -> None:

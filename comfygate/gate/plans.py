@@ -6,8 +6,9 @@ to be done with them" is the same as long as nothing changes for the gate.
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import field, frozen
 
+from comfygate.gate.rewriting import Translation, translate
 from comfygate.gate.site import Era, Relay
 from comfygate.http1 import Length, NoBody, RequestHead
 
@@ -16,6 +17,9 @@ MOST = 256
 
 MAX_HEAD = 1024
 """Bytes of a head that is worth a plan."""
+
+MOST_ANSWERS = 4
+"""Heads of answers that are kept for each plan."""
 
 MAX_BODY = 64 * 1024
 """Bytes of a body that comes with its head; one that doesn't takes the long way."""
@@ -36,6 +40,21 @@ class Plan:
     era: Era
     request: bytes
     size: int
+    _answers: dict[bytes, Translation] = field(factory=dict)
+
+    def translate(self, raw: bytes) -> Translation:
+        """As :func:`comfygate.gate.rewriting.translate`, for a client whose connection goes on.
+
+        A backend's answers to one request differ in little but their Date, which stands for a second.
+        """
+        told = self._answers.get(raw)
+        if told is None:
+            told = translate(raw, self.head, self.relay, self.head.keep_alive)
+            if len(self._answers) >= MOST_ANSWERS:
+                self._answers.clear()
+            if len(raw) <= MAX_HEAD:
+                self._answers[raw] = told
+        return told
 
 
 class Plans:

@@ -71,6 +71,11 @@ class UpstreamConnection(Protocol):
         """Tell `borrower` from now on what happens."""
         self._borrower = borrower
 
+    def begin(self, borrower: Borrower, request: bytes) -> None:
+        """Send the beginning of a request, and tell `borrower` from now on what happens."""
+        self._borrower = borrower
+        self._wire.write(request)
+
     def write(self, pieces: list[bytes]) -> None:
         """Send `pieces`."""
         self._wire.writeSequence(pieces)
@@ -93,7 +98,8 @@ class UpstreamConnection(Protocol):
         if self._full:  # nobody is there to wait until what was written has gone
             self.discard()
             return
-        self.resume()  # a transport left paused would hang whoever gets it next
+        if self._paused:  # a transport left paused would hang whoever gets it next
+            self.resume()
         self.reused = True
         self._pool.returned(self)
 

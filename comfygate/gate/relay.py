@@ -18,6 +18,7 @@ from comfygate.errors import GateError
 from comfygate.gate.alarm import Due
 from comfygate.gate.answers import broken
 from comfygate.gate.limits import Limits
+from comfygate.gate.plans import Plan
 from comfygate.gate.pool import UpstreamConnection
 from comfygate.gate.rewriting import Translation, request_for, translate
 from comfygate.gate.site import Relay
@@ -55,8 +56,8 @@ class Client(Shape):
     def closing(self) -> bool:
         """Whether the connection ends with this exchange in any case."""
 
-    def answered(self, status: int) -> None:
-        """The answer begins."""
+    def answer(self, status: int, data: bytes) -> None:
+        """Begin the answer, with these bytes."""
 
     def send(self, pieces: list[bytes]) -> None:
         """Write to the client."""
@@ -103,6 +104,7 @@ class Exchange:
     _uploaded = 0
     _upload_held = False
     _download_held = False
+    _plan: Plan | None = None
     _pending = b""  # the beginning of a head
     _interim = 0
     _answer: ResponseHead | None = None
@@ -124,18 +126,21 @@ class Exchange:
         """Whether the final answer has begun."""
         return self._answer is not None
 
-    def start(self, request: bytes | None = None) -> None:
-        """Get a connection and send the request.
+    def repeat(self, plan: Plan, upstream: UpstreamConnection, body: bytes) -> None:
+        """Send what was sent for a request like this one."""
+        self._plan = plan
+        self._upstream = upstream
+        self.request = plan.request + body if body else plan.request
+        self.ready = True
+        upstream.begin(self, self.request)
 
-        :param request: head and body for the upstream, if these are there.
-        """
+    def start(self) -> None:
+        """Get a connection and send the request."""
         framing, limit = self._head.framing, self._relay.max_body
-        if request is None:
-            if limit is not None and isinstance(framing, Length) and framing.size > limit:
-                self._fail(_too_large(limit))
-                return
-            request = request_for(self._head, self._relay, self._client.peer)
-        self.request = request
+        if limit is not None and isinstance(framing, Length) and framing.size > limit:
+            self._fail(_too_large(limit))
+            return
+        self.request = request_for(self._head, self._relay, self._client.peer)
         upstream = self._relay.pool.take()
         if upstream is None:
             self._acquire(fresh=False)
@@ -277,9 +282,8 @@ class Exchange:
 
     def _send(self, upstream: UpstreamConnection) -> None:
         self._upstream = upstream
-        upstream.lend(self)
-        upstream.write([self.request])
         self.ready = True
+        upstream.begin(self, self.request)
         if not self._client.body.finished:
             self._client.body_wanted()
 
@@ -301,9 +305,10 @@ class Exchange:
 
     def _answer_head(self, data: bytes) -> None:
         scanned = len(self._pending)
-        data = self._pending + data if scanned else data
+        if scanned:
+            data = self._pending + data
         while (end := response_head_end(data, scanned)) >= 0:
-            told = translate(data[:end], self._head, self._relay, keep_alive=self._may_go_on())
+            told = self._translate(data[:end])
             data, scanned = data[end:], 0
             if told.answer.status >= 200:
                 self._pending = b""
@@ -312,9 +317,12 @@ class Exchange:
             self._relay_interim(told)
         self._pending = data
 
-    def _may_go_on(self) -> bool:
-        client = self._client
-        return self._head.keep_alive and client.body.finished and not client.closing
+    def _translate(self, raw: bytes) -> Translation:
+        client, head = self._client, self._head
+        goes_on = head.keep_alive and client.body.finished and not client.closing
+        if goes_on and self._plan is not None:
+            return self._plan.translate(raw)
+        return translate(raw, head, self._relay, goes_on)
 
     def _relay_interim(self, told: Translation) -> None:
         """RFC 9110, section 15.2: pass 1xx on, but never to an HTTP/1.0 client."""
@@ -329,22 +337,14 @@ class Exchange:
         self._answer = told.answer
         self._chunks_out = told.chunked
         self._keep_alive = told.keep_alive
-        self._client.answered(told.answer.status)
         if told.size == len(data):
-            self._client.send([told.text, data] if data else [told.text])
+            self._client.answer(told.answer.status, told.text + data)
             self._complete()
             return
         self._decoder = decoder_for(told.answer.framing)
-        try:
-            pieces = self._decoder.feed(data) if data else []
-        except ProtocolError:
-            self._client.send([told.text])
-            raise
-        if pieces and told.chunked:
-            pieces = encode_chunk(pieces)
-        self._client.send([told.text, *pieces])
-        if self._decoder.finished:
-            self._complete()
+        self._client.answer(told.answer.status, told.text)
+        if data:
+            self._answer_body(data)
 
     def _answer_body(self, data: bytes) -> None:
         pieces = self._decoder.feed(data)
@@ -358,20 +358,21 @@ class Exchange:
             return
         self._over = True
         self.ready = False
+        client, turn, answer = self._client, self._turn, self._answer
         if self._chunks_out:
-            self._client.send([LAST_CHUNK])
-        uploaded = self._client.body.finished
+            client.send([LAST_CHUNK])
+        uploaded = client.body.finished
         upstream, self._upstream = self._upstream, None
-        held_back = self._turn is not None and self._turn.waiting
+        held_back = turn is not None and turn.waiting
         if upstream is not None:
-            reusable = self._answer is not None and self._answer.keep_alive and not held_back
+            reusable = answer is not None and answer.keep_alive and not held_back
             if uploaded and reusable and not self._decoder.rest:
                 upstream.give_back()
             else:
                 upstream.discard()
-        if self._turn is not None:
-            self._turn.leave()
-        self._client.finished(self._keep_alive and uploaded)
+        if turn is not None:
+            turn.leave()
+        client.finished(self._keep_alive and uploaded)
 
     # The ends that nobody wants.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from attrs import frozen
 
 from comfygate.gate.answers import connection_option
@@ -22,9 +20,6 @@ from comfygate.http1 import (
     serialise_request,
     serialise_response,
 )
-
-_REMEMBERED = 256
-_WORTH_REMEMBERING = 2048  # bytes of a head
 
 
 def request_for(head: RequestHead, relay: Relay, peer: str) -> bytes:
@@ -78,42 +73,29 @@ class Translation:
     keep_alive: bool
 
 
-def translate(raw: bytes, asked: RequestHead, relay: Relay, *, keep_alive: bool) -> Translation:
+def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) -> Translation:
     """Read the head of an answer, and write what the client is told.
 
     :param raw: the head with its empty line.
     :param keep_alive: whether the client's connection may outlive the answer.
     :raises ProtocolError: if it cannot be relayed safely.
     """
-    how = _translate if len(raw) <= _WORTH_REMEMBERING else _translate.__wrapped__
-    return how(raw, asked.method, asked.version, keep_alive, relay.withheld, relay.answer_headers)
-
-
-# A backend's answers differ in little but their Date, which stands for a second.
-@lru_cache(_REMEMBERED)
-def _translate(
-    raw: bytes,
-    method: bytes,
-    version: tuple[int, int],
-    keep_alive: bool,
-    withheld: frozenset[bytes],
-    added: Headers,
-) -> Translation:
-    answer = parse_response_head(raw, method)
+    answer = parse_response_head(raw, asked.method)
     framing = answer.framing
     unbounded = isinstance(framing, Chunked | UntilClose)
-    chunked = unbounded and version == (1, 1)
+    chunked = unbounded and asked.version == (1, 1)
     keep_alive = keep_alive and (chunked or not unbounded)
     headers = end_to_end(answer.headers)
     if answer.status >= 200:
-        headers = _final_headers(headers, answer.status, withheld, added)
+        headers = _final_headers(headers, answer.status, relay.withheld, relay.answer_headers)
         if chunked:
             headers += ((b"Transfer-Encoding", b"chunked"),)
-        option = connection_option(version, keep_alive)
+        option = connection_option(asked.version, keep_alive)
         if option:
             headers += ((b"Connection", option),)
     size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
-    return Translation(answer, serialise_response(answer.status, answer.reason, headers), size, chunked, keep_alive)
+    text = serialise_response(answer.status, answer.reason, headers)
+    return Translation(answer, text, size, chunked, keep_alive)
 
 
 def _final_headers(headers: Headers, status: int, withheld: frozenset[bytes], added: Headers) -> Headers:
