@@ -117,6 +117,10 @@ class LengthDecoder:
         self.rest = data[remaining:]
         return [data[:remaining]]
 
+    def skip(self, count: int) -> None:
+        """Count bytes that went by without being fed: fewer than remain."""
+        self.remaining -= count
+
     def eof(self) -> None:
         """Complain if bytes are missing."""
         if not self.finished:

@@ -370,6 +370,16 @@ class GateConnection(Protocol):
 
     # What the exchange tells (Client).
 
+    @property
+    def wire(self) -> Wire:
+        """The client's transport."""
+        return self._wire
+
+    def passed(self, *, received: int = 0, sent: int = 0) -> None:
+        """So many bytes went by without being seen here."""
+        self._tally.received += received
+        self._tally.sent += sent
+
     def answer(self, status: int, data: bytes) -> None:
         """Begin the answer, with these bytes."""
         tally = self._tally

@@ -15,7 +15,10 @@ With ``fast_path = off`` nothing of this is used, and all must behave the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from fcntl import F_SETPIPE_SZ, fcntl
 from select import EPOLLIN
 from socket import socket
 from typing import Any
@@ -34,6 +37,14 @@ SMALL = 16 * 1024
 
 LARGE = 256 * 1024
 """Bytes that are read at once of what is larger: more starves small requests beside large bodies, less costs calls."""
+
+SPLICED = 512 * 1024
+"""Bytes that a splice moves at once at most."""
+
+MOST_PIPES, IDLE_PIPES = 64, 8
+"""Splices that may be under way; beyond, bodies are read and sent.  And pipes that are kept for the next ones."""
+
+_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _BUFFER = memoryview(bytearray(LARGE))
 
@@ -74,6 +85,11 @@ class _Direct:
             if sent < len(data):
                 self._queue(data, sent)
 
+    @property
+    def is_clear(self: Any) -> bool:
+        """Whether nothing waits to be sent."""
+        return bool(self.connected) and not (self.dataBuffer or self._tempDataLen or self.disconnecting)
+
     def writeSequence(self: Any, iovec: Iterable[bytes]) -> None:
         """Send several pieces as one."""
         self.write(b"".join(iovec))
@@ -91,6 +107,147 @@ class DirectServer(_Direct, tcp.Server):
 
 class DirectClient(_Direct, tcp.Client):
     """A connection that was made to a backend."""
+
+
+class _Pipes:
+    """Empty pipes that lie ready: making one costs as much as moving 100 kB through it."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[int, int]] = []
+        self._lent = 0
+
+    def take(self) -> tuple[int, int] | None:
+        """Lend one, if there may be one more, and it holds as much as a splice moves."""
+        if self._lent >= MOST_PIPES:
+            return None
+        try:
+            found = self._idle.pop() if self._idle else _make_pipe()
+        except OSError:  # too many descriptors, or too much of the user's share of memory for pipes
+            return None
+        self._lent += 1
+        return found
+
+    def give_back(self, pipe: tuple[int, int], *, empty: bool) -> None:
+        """Take one back; what is left in it is thrown away with it."""
+        self._lent -= 1
+        if empty and len(self._idle) < IDLE_PIPES:
+            self._idle.append(pipe)
+        else:
+            _close(pipe)
+
+
+def _make_pipe() -> tuple[int, int]:
+    pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl(pipe[1], F_SETPIPE_SZ, SPLICED)
+    except OSError:
+        _close(pipe)
+        raise
+    return pipe
+
+
+def _close(pipe: tuple[int, int]) -> None:
+    for end in pipe:
+        os.close(end)
+
+
+_PIPES = _Pipes()
+
+
+class Splice:
+    """Moves a part of a body from one socket to another within the kernel (splice(2)).
+
+    Back-pressure is told as always: the sink's producer is paused when the
+    sink takes no more, and has to see to it that the source is not read.
+
+    :param size: bytes; what follows them is read as always.
+    :param moved: told how many bytes have gone from the source to the sink.
+    """
+
+    def __init__(self, source: Any, sink: Any, size: int, moved: Callable[[int], None], pipe: tuple[int, int]) -> None:
+        self._source = source
+        self._sink = sink
+        self._left = size  # to be taken from the source
+        self._held = 0  # in the pipe
+        self._moved = moved
+        self._pipe: tuple[int, int] | None = pipe
+        self._source.doRead = self._read
+
+    @property
+    def over(self) -> bool:
+        """Whether all has been moved, or it was stopped."""
+        return self._pipe is None
+
+    def stop(self) -> None:
+        """Move no more; what is held is lost, and so is the connection that it is for."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return
+        for transport, name in ((self._source, "doRead"), (self._sink, "doWrite")):
+            # Twisted puts something else there for a connection that is aborted.
+            if getattr(vars(transport).get(name), "__self__", None) is self:
+                delattr(transport, name)
+        _PIPES.give_back(pipe, empty=not self._held)
+
+    def _read(self) -> Any:
+        """In the place of the source's doRead()."""
+        if self._pipe is None or self._held:
+            return None
+        try:
+            count = os.splice(self._source.fileno(), self._pipe[1], min(self._left, SPLICED), flags=_FLAGS)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return CONNECTION_LOST
+        if not count:
+            return CONNECTION_DONE
+        self._left -= count
+        self._held = count
+        with suppress(OSError):  # what is wrong with the sink, it finds out itself
+            self._move()
+        if self._held:
+            self._sink.doWrite = self._write
+            self._sink.startWriting()
+            self._sink.producer.pauseProducing()
+        return None
+
+    def _write(self) -> Any:
+        """In the place of the sink's doWrite()."""
+        try:
+            self._move()
+        except OSError:
+            return CONNECTION_LOST
+        if not self._held:
+            sink = self._sink
+            if not self.over:
+                del sink.doWrite
+            sink.stopWriting()
+            sink.producer.resumeProducing()
+        return None
+
+    def _move(self) -> None:
+        if self._pipe is None:
+            return
+        try:
+            count = os.splice(self._pipe[0], self._sink.fileno(), self._held, flags=_FLAGS)
+        except BlockingIOError:
+            return
+        self._held -= count
+        if not self._held and not self._left:
+            self.stop()
+        self._moved(count)
+
+
+def splice(source: object, sink: object, size: int, moved: Callable[[int], None]) -> Splice | None:
+    """Let bytes of a body go from one transport to another without passing through this process.
+
+    :param size: how many; see :class:`Splice` for the rest.
+    :return: None, if that cannot be done now.
+    """
+    if not isinstance(source, _Direct) or not isinstance(sink, _Direct) or not sink.is_clear:
+        return None
+    pipe = _PIPES.take()
+    return Splice(source, sink, size, moved, pipe) if pipe is not None else None
 
 
 class _Connector(tcp.Connector):

@@ -67,6 +67,11 @@ class UpstreamConnection(Protocol):
         tune(self._wire)
         self._wire.registerProducer(self, True)
 
+    @property
+    def wire(self) -> Wire:
+        """Its transport."""
+        return self._wire
+
     def lend(self, borrower: Borrower) -> None:
         """Tell `borrower` from now on what happens."""
         self._borrower = borrower

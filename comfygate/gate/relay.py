@@ -6,6 +6,7 @@ pauses its producer (64 KiB) plus one read (64 KiB).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol as Shape
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,16 +18,19 @@ from twisted.python.failure import Failure
 from comfygate.errors import GateError
 from comfygate.gate.alarm import Due
 from comfygate.gate.answers import broken
+from comfygate.gate.fast_path import Splice, splice
 from comfygate.gate.limits import Limits
 from comfygate.gate.plans import Plan
 from comfygate.gate.pool import UpstreamConnection
 from comfygate.gate.rewriting import Translation, request_for, translate
 from comfygate.gate.site import Relay
+from comfygate.gate.sockets import Wire
 from comfygate.http1 import (
     LAST_CHUNK,
     BodyDecoder,
     Chunked,
     Length,
+    LengthDecoder,
     NoBody,
     NoBodyDecoder,
     ProtocolError,
@@ -41,6 +45,12 @@ log = Logger()
 
 NO_BODY = NoBodyDecoder()
 """In the place of a decoder where there is nothing to decode; it is never fed."""
+
+LARGE = 512 * 1024
+"""Bytes still to come of a body for which it is worth to let them go by."""
+
+END = 64 * 1024
+"""Bytes at the end of such a body that are read all the same: whatever follows from its end does so in one way."""
 
 MAX_INTERIM = 16  #: 1xx answers to one request
 RETRIED = frozenset({b"GET", b"HEAD", b"OPTIONS"})
@@ -61,6 +71,13 @@ class Client(Shape):
 
     def send(self, pieces: list[bytes]) -> None:
         """Write to the client."""
+
+    @property
+    def wire(self) -> Wire:
+        """Its transport."""
+
+    def passed(self, *, received: int = 0, sent: int = 0) -> None:
+        """So many bytes went by between its transport and the upstream's."""
 
     def body_wanted(self) -> None:
         """Pass the request body on from now on."""
@@ -105,6 +122,7 @@ class Exchange:
     _upload_held = False
     _download_held = False
     _plan: Plan | None = None
+    _splice: Splice | None = None
     _pending = b""  # the beginning of a head
     _interim = 0
     _answer: ResponseHead | None = None
@@ -189,6 +207,7 @@ class Exchange:
             self._turn.ask(lambda: self._send_end(upstream, pieces))
         elif pieces:
             upstream.write(pieces)
+            self._hurry(self._client.body, self._client.wire, upstream.wire, self._upload_went_by)
 
     def body_broken(self, details: str) -> None:
         """The request body is not what it says it is: no more of it can be understood."""
@@ -231,6 +250,8 @@ class Exchange:
         """See whether the answer was complete, or the request may be sent again."""
         reused = self._upstream is not None and self._upstream.reused
         self._upstream = None
+        if self._splice is not None:
+            self._splice.stop()
         self.ready = False
         if self._answer is None:
             if reused and not (self._heard or self._retried) and self._repeatable():
@@ -352,6 +373,31 @@ class Exchange:
             self._client.send(encode_chunk(pieces) if self._chunks_out else pieces)
         if self._decoder.finished:
             self._complete()
+        elif self._upstream is not None:
+            self._hurry(self._decoder, self._upstream.wire, self._client.wire, self._download_went_by)
+
+    # Large bodies.
+
+    def _hurry(self, body: BodyDecoder, source: Wire, sink: Wire, moved: Callable[[int], None]) -> None:
+        """Let most of what remains of a large body go by; its end is seen."""
+        if not isinstance(body, LengthDecoder) or body.remaining < LARGE:
+            return
+        if self._splice is None or self._splice.over:
+            self._splice = splice(source, sink, body.remaining - END, moved)
+
+    def _upload_went_by(self, count: int) -> None:
+        self._moved = self._clock.seconds()
+        self._skip(self._client.body, count)
+        self._client.passed(received=count)
+
+    def _download_went_by(self, count: int) -> None:
+        self._moved = self._clock.seconds()
+        self._skip(self._decoder, count)
+        self._client.passed(sent=count)
+
+    def _skip(self, body: BodyDecoder, count: int) -> None:
+        if isinstance(body, LengthDecoder):
+            body.skip(count)
 
     def _complete(self) -> None:
         if self._over:
@@ -415,6 +461,8 @@ class Exchange:
         self.ready = False
         if self._acquiring is not None:
             self._acquiring.cancel()
+        if self._splice is not None:
+            self._splice.stop()
         upstream, self._upstream = self._upstream, None
         if self._turn is not None:
             self._turn.abandon(upstream)
