@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from attrs import field, frozen
 
@@ -39,6 +40,7 @@ __all__ = [
     "Chunked",
     "Framing",
     "Headers",
+    "Index",
     "Length",
     "LengthDecoder",
     "NoBody",
@@ -50,11 +52,12 @@ __all__ = [
     "decoder_for",
     "encode_chunk",
     "end_to_end",
+    "index_of",
     "parse_request_head",
     "parse_response_head",
     "request_head_end",
     "response_head_end",
-    "serialise_request",
+    "serialise_fields",
     "serialise_response",
 ]
 
@@ -63,6 +66,8 @@ Headers = tuple[tuple[bytes, bytes], ...]
 MAX_HEAD = 64 * 1024  #: bytes of a whole head
 MAX_HEADERS = 128  #: field lines; ComfyUI's aiohttp takes no more
 MAX_LINE = 8190  #: bytes of one line; ComfyUI's aiohttp takes no more
+_REMEMBERED = 256  # blocks of field lines
+_WORTH_REMEMBERING = 2048  # bytes of one
 MAX_EMPTY_LINES = 2  #: CRLFs skipped before a request line
 
 #: Fields for one connection only (RFC 9110, section 7.6.1; RFC 9112, section 6.1).
@@ -95,7 +100,47 @@ _EACH_LOOSE_FIELD = re.compile(_LOOSE_FIELD)
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*+")  # visible ASCII; a "#" never belongs in a target
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]*+)(.*+)", re.DOTALL)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+;=%]{1,255})(?::[0-9]{0,5})?")
+_NUMBER = re.compile(rb"[0-9]{1,19}")
 _LINE_BREAK = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+
+
+@frozen(eq=False)
+class Index:
+    """Field lines by name.
+
+    :ivar lines: in order, names as sent.
+    :ivar last: the last value of each name, in lower case.
+    :ivar known: whether the same lines, if they come again, give this same object.
+    """
+
+    lines: Headers
+    last: dict[bytes, bytes]
+    known: bool = False
+
+    def all(self, name: bytes) -> list[bytes]:
+        """Every value of a field (lower case), in order."""
+        if name not in self.last:
+            return []
+        if len(self.last) == len(self.lines):  # none is there twice
+            return [self.last[name]]
+        return [value for sent, value in self.lines if sent.lower() == name]
+
+    def first(self, name: bytes) -> bytes | None:
+        """The first value of a field (lower case), if it is there."""
+        found = self.all(name)
+        return found[0] if found else None
+
+    def members(self, name: bytes) -> list[bytes]:
+        """The lower-case members of a list field (RFC 9110, section 5.6.1)."""
+        found = self.all(name)
+        if not found:
+            return found
+        return [item for value in found for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
+
+
+def index_of(headers: Headers, *, known: bool = False) -> Index:
+    """Make it possible to find a field without looking at all."""
+    return Index(headers, {name.lower(): value for name, value in headers}, known)
 
 
 @frozen(kw_only=True)
@@ -118,15 +163,25 @@ class RequestHead:
     keep_alive: bool = True
     upgrade: bytes | None = None
     expects_continue: bool = False
+    _index: Index | None = field(init=False, default=None, eq=False, repr=False)
 
     @property
     def path(self) -> bytes:
         """The target up to its query, still percent-encoded."""
         return self.target.partition(b"?")[0]
 
+    @property
+    def index(self) -> Index:
+        """The headers by name."""
+        index = self._index
+        if index is None:
+            index = index_of(self.headers)
+            object.__setattr__(self, "_index", index)
+        return index
+
     def get(self, name: bytes) -> bytes | None:
         """Give the first value of the field `name` (lower case), if it was sent."""
-        return _first(self.headers, name)
+        return self.index.first(name)
 
 
 @frozen(kw_only=True)
@@ -135,13 +190,14 @@ class ResponseHead:
 
     status: int
     reason: bytes = b""
-    headers: Headers = ()
+    index: Index
     framing: Framing = field(factory=NoBody)
     keep_alive: bool = True
 
-    def get(self, name: bytes) -> bytes | None:
-        """Give the first value of the field `name` (lower case), if it was sent."""
-        return _first(self.headers, name)
+    @property
+    def headers(self) -> Headers:
+        """Field lines in order, names as sent, duplicates kept."""
+        return self.index.lines
 
 
 def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
@@ -195,19 +251,47 @@ def parse_request_head(data: bytes) -> RequestHead:
     if stop - start > MAX_LINE:
         raise _too_long()
     method, target, version = _request_line(data[start:stop])
-    headers = _fields(data[stop + 2 : -2])
+    block = data[stop + 2 : -2]
+    rest = (_rest if len(block) <= _WORTH_REMEMBERING else _rest.__wrapped__)(block, version)
     authority, target = _target(method, target)
-    headers = _host(headers, version, authority)
-    connection = _list(headers, b"connection")
-    return RequestHead(
+    index = rest.index if authority is None else _with_host(rest.index, authority)
+    head = RequestHead(
         method=method,
         target=target,
         version=version,
-        headers=headers,
-        framing=_request_framing(headers, version),
-        keep_alive=_keep_alive(version, connection),
-        upgrade=_upgrade(headers, version, connection),
-        expects_continue=version == (1, 1) and (_first(headers, b"expect") or b"").lower() == b"100-continue",
+        headers=index.lines,
+        framing=rest.framing,
+        keep_alive=rest.keep_alive,
+        upgrade=rest.upgrade,
+        expects_continue=rest.expects_continue,
+    )
+    object.__setattr__(head, "_index", index)
+    return head
+
+
+@frozen(eq=False)
+class _Rest:
+    """What the field lines of a request say."""
+
+    index: Index
+    framing: Framing
+    keep_alive: bool
+    upgrade: bytes | None
+    expects_continue: bool
+
+
+# A client says the same about itself with each request.
+@lru_cache(_REMEMBERED)
+def _rest(block: bytes, version: tuple[int, int]) -> _Rest:
+    index = index_of(_fields(block), known=len(block) <= _WORTH_REMEMBERING)
+    _check_host(index.all(b"host"), version)
+    connection = index.members(b"connection")
+    return _Rest(
+        index,
+        _request_framing(index, version),
+        _keep_alive(version, connection),
+        _upgrade(index, version, connection),
+        version == (1, 1) and (index.first(b"expect") or b"").lower() == b"100-continue",
     )
 
 
@@ -249,12 +333,19 @@ def _fields(block: bytes) -> Headers:
     """RFC 9112, section 5: `block` is the field lines, each with its CRLF."""
     if not _FIELDS.fullmatch(block):
         raise _diagnosis(block)
-    headers = tuple([(name, value.rstrip(b" \t")) for name, value in _EACH_FIELD.findall(block)])
+    headers = _trimmed(_EACH_FIELD.findall(block), block)
     if len(headers) > MAX_HEADERS:
         raise _too_large(f"there are more than {MAX_HEADERS} headers")
     if len(block) > MAX_LINE and any(len(line) > MAX_LINE for line in block.split(b"\r\n")):
         raise _too_large(f"a header line is longer than {MAX_LINE} bytes")
     return headers
+
+
+def _trimmed(found: list[tuple[bytes, bytes]], block: bytes) -> Headers:
+    """RFC 9110, section 5.5: white space behind a value is no part of it."""
+    if b" \r\n" not in block and b"\t\r\n" not in block:
+        return tuple(found)
+    return tuple([(name, value.rstrip(b" \t")) for name, value in found])
 
 
 def _diagnosis(block: bytes) -> GateError:
@@ -274,24 +365,27 @@ def _diagnosis(block: bytes) -> GateError:
     return _bad("a header's name is empty or contains a character that is not allowed there")
 
 
-def _host(headers: Headers, version: tuple[int, int], authority: bytes | None) -> Headers:
+def _check_host(hosts: list[bytes], version: tuple[int, int]) -> None:
     """RFC 9112, section 3.2: exactly one Host, of the right form."""
-    hosts = [value for name, value in headers if name.lower() == b"host"]
     if len(hosts) > 1:
         raise _bad("there is more than one Host header")
     if not hosts and version == (1, 1):
         raise _bad("there is no Host header")
-    for host in [*hosts, *([] if authority is None else [authority])]:
+    for host in hosts:
         if not _HOST.fullmatch(host):
             raise _bad("the Host is not a name or address with an optional port")
-    if authority is None:
-        return headers
-    return (*((name, value) for name, value in headers if name.lower() != b"host"), (b"Host", authority))
 
 
-def _request_framing(headers: Headers, version: tuple[int, int]) -> Framing:
+def _with_host(index: Index, authority: bytes) -> Index:
+    """RFC 9112, section 3.2.2: the authority of an absolute-form replaces Host."""
+    _check_host([authority], (1, 1))
+    others = [(name, value) for name, value in index.lines if name.lower() != b"host"]
+    return index_of((*others, (b"Host", authority)))
+
+
+def _request_framing(index: Index, version: tuple[int, int]) -> Framing:
     """RFC 9112, section 6.3, without the leniencies that it allows."""
-    codings, lengths = _all(headers, b"transfer-encoding"), _all(headers, b"content-length")
+    codings, lengths = index.all(b"transfer-encoding"), index.all(b"content-length")
     if codings:
         if lengths:
             raise _bad("there are both Content-Length and Transfer-Encoding")
@@ -313,7 +407,7 @@ def _length(lengths: list[bytes]) -> Length | None:
         return None
     if len(lengths) > 1:
         raise ProtocolError("there is more than one Content-Length")
-    if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]) or int(lengths[0]) > MAX_LENGTH:
+    if not _NUMBER.fullmatch(lengths[0]) or int(lengths[0]) > MAX_LENGTH:
         raise ProtocolError("the Content-Length is not a number of at most 2**63 - 1")
     return Length(int(lengths[0]))
 
@@ -325,11 +419,11 @@ def _keep_alive(version: tuple[int, int], connection: list[bytes]) -> bool:
     return version == (1, 1) or b"keep-alive" in connection
 
 
-def _upgrade(headers: Headers, version: tuple[int, int], connection: list[bytes]) -> bytes | None:
+def _upgrade(index: Index, version: tuple[int, int], connection: list[bytes]) -> bytes | None:
     """RFC 9110, section 7.8: only with the Connection option, and not in HTTP/1.0."""
     if version == (1, 0) or b"upgrade" not in connection:
         return None
-    wanted = _list(headers, b"upgrade")
+    wanted = index.members(b"upgrade")
     return wanted[0] if wanted else None
 
 
@@ -358,18 +452,19 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
     block = data[stop + 2 : -2]
     if len(data) > MAX_HEAD or not _LOOSE_FIELDS.fullmatch(block):
         raise ProtocolError("the head of the answer is not valid")
-    headers = tuple([(name, value.rstrip(b" \t")) for name, value in _EACH_LOOSE_FIELD.findall(block)])
+    headers = _trimmed(_EACH_LOOSE_FIELD.findall(block), block)
     if len(headers) > MAX_HEADERS:
         raise ProtocolError(f"the answer has more than {MAX_HEADERS} headers")
     version, status = (1, int(line[1])), int(line[2])
-    framing = _response_framing(headers, version, status, request_method)
-    keep_alive = _keep_alive(version, _list(headers, b"connection")) and not isinstance(framing, UntilClose)
-    return ResponseHead(status=status, reason=line[3] or b"", headers=headers, framing=framing, keep_alive=keep_alive)
+    index = index_of(headers)
+    framing = _response_framing(index, version, status, request_method)
+    keep_alive = _keep_alive(version, index.members(b"connection")) and not isinstance(framing, UntilClose)
+    return ResponseHead(status=status, reason=line[3] or b"", index=index, framing=framing, keep_alive=keep_alive)
 
 
-def _response_framing(headers: Headers, version: tuple[int, int], status: int, method: bytes) -> Framing:
+def _response_framing(index: Index, version: tuple[int, int], status: int, method: bytes) -> Framing:
     """RFC 9112, section 6.3."""
-    codings, length = _all(headers, b"transfer-encoding"), _length(_all(headers, b"content-length"))
+    codings, length = index.all(b"transfer-encoding"), _length(index.all(b"content-length"))
     if codings and (length is not None or version == (1, 0)):
         raise ProtocolError("the Transfer-Encoding contradicts the Content-Length or HTTP/1.0")
     if codings and [coding.lower() for coding in codings] != [b"chunked"]:
@@ -381,46 +476,27 @@ def _response_framing(headers: Headers, version: tuple[int, int], status: int, m
     return length or UntilClose()
 
 
-def end_to_end(headers: Headers) -> Headers:
+def end_to_end(index: Index) -> Headers:
     """Leave out what belongs to one connection only (RFC 9110, section 7.6.1).
 
     Order, names as sent and duplicates are kept.  Content-Length and Host
     stay, even where Connection names them.
     """
-    dropped: frozenset[bytes] = HOP_BY_HOP
-    named = _list(headers, b"connection")
-    if named:
-        dropped = dropped.union(named) - {b"content-length", b"host"}
-    return tuple([header for header in headers if header[0].lower() not in dropped])
+    if HOP_BY_HOP.isdisjoint(index.last):
+        return index.lines
+    named = index.members(b"connection")
+    dropped = HOP_BY_HOP.union(named) - {b"content-length", b"host"}
+    return tuple([header for header in index.lines if header[0].lower() not in dropped])
 
 
-def serialise_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Write a request head in HTTP/1.1."""
-    lines = [b"%b %b HTTP/1.1" % (method, target), *[b"%b: %b" % header for header in headers]]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+def serialise_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Write field lines, and the empty line behind them."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
 
 
 def serialise_response(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write the head of an answer in HTTP/1.1."""
-    lines = [b"HTTP/1.1 %d %b" % (status, reason), *[b"%b: %b" % header for header in headers]]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _first(headers: Headers, name: bytes) -> bytes | None:
-    for sent, value in headers:
-        if sent.lower() == name:
-            return value
-    return None
-
-
-def _all(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for sent, value in headers if sent.lower() == name]
-
-
-def _list(headers: Headers, name: bytes) -> list[bytes]:
-    """Give the lower-case members of a list field (RFC 9110, section 5.6.1)."""
-    values = _all(headers, name)
-    return [item for value in values for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, serialise_fields(headers))
 
 
 def _bad(details: str) -> GateError:
