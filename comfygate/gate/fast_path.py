@@ -38,6 +38,9 @@ SMALL = 16 * 1024
 LARGE = 256 * 1024
 """Bytes that are read at once of what is larger: more starves small requests beside large bodies, less costs calls."""
 
+GATHERED = 32 * 1024
+"""Bytes in several pieces that are cheaper to send from where they are than to copy together first."""
+
 SPLICED = 512 * 1024
 """Bytes that a splice moves at once at most."""
 
@@ -98,7 +101,17 @@ class _Direct:
 
     def writeSequence(self: Any, iovec: Iterable[bytes]) -> None:
         """Send several pieces as one."""
-        self.write(b"".join(iovec))
+        pieces = list(iovec)
+        size = sum(map(len, pieces))
+        if size < GATHERED or not self.is_clear or self._writeDisconnecting:
+            self.write(b"".join(pieces))
+            return
+        try:
+            sent = self.socket.sendmsg(pieces)
+        except OSError:
+            sent = 0
+        if sent < size:
+            self._queue(b"".join(pieces), sent)
 
     def _queue(self: Any, data: bytes, sent: int) -> None:
         self._tempDataBuffer.append(memoryview(data)[sent:])
