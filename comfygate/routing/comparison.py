@@ -114,8 +114,9 @@ class Comparison:
         return not seconds or seconds <= SLIGHT * view.estimates.run(job)
 
     def _may_be_loaded(self, job: Job) -> bool:
-        """Whether any GPU may have loaded what a job needs, or nearly all of it: one look, where most have not."""
-        return min(self._gpus.loads(job.models).values()) <= SLIGHT * self._gpus.longest_run(job)
+        """Whether a GPU may have loaded what a job needs, or nearly: for most jobs this says no at once."""
+        longest = max(map(self._gpus.least_load, job.models), default=0.0)
+        return longest <= SLIGHT * self._gpus.longest_run(job)
 
     def _load(self, view: BackendView, job: Job) -> float:
-        return self._gpus.loads(job.models)[view.gpu_id]
+        return self._gpus.load_seconds(view, job.models)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from functools import cached_property
 
 from comfygate.model import BackendView, Job
@@ -26,38 +26,39 @@ class Snapshot(tuple[BackendView, ...]):
         """Those that have room for any job, those first that are free first."""
         return free_first(view for view in self.available if len(view.active) < view.prefetch)
 
-    def loads(self, models: frozenset[str]) -> Mapping[int, float]:
-        """By gpu_id, the seconds until these are loaded, once what it holds has run."""
-        found = self._loads.get(models)
+    def load_seconds(self, view: BackendView, models: frozenset[str]) -> float:
+        """See :meth:`comfygate.model.BackendView.load_seconds`."""
+        key = (view.gpu_id, models)
+        found = self._loads.get(key)
         if found is None:
-            each = zip(*map(self._load, models), strict=True) if models else [()] * len(self)
-            found = self._loads[models] = {view.gpu_id: sum(few) for view, few in zip(self, each, strict=True)}
+            found = self._loads[key] = view.load_seconds(models)
+        return found
+
+    def least_load(self, model: str) -> float:
+        """Seconds until a model is loaded where that takes least: none, if a GPU will have it."""
+        found = self._least_loads.get(model)
+        if found is None:
+            each = [0.0 if model in view.loaded else view.estimates.load(model) for view in self]
+            found = self._least_loads[model] = min(each)
         return found
 
     def longest_run(self, job: Job) -> float:
         """Seconds that a job takes on the slowest of them, where its models are loaded."""
-        found = self._runs.get(job.shape)
+        found = self._longest_runs.get(job.shape)
         if found is None:
-            found = self._runs[job.shape] = max(view.estimates.run(job) for view in self)
-        return found
-
-    def _load(self, model: str) -> Sequence[float]:
-        found = self._load_each.get(model)
-        if found is None:
-            found = [0.0 if model in view.loaded else view.estimates.load(model) for view in self]
-            self._load_each[model] = found
+            found = self._longest_runs[job.shape] = max(view.estimates.run(job) for view in self)
         return found
 
     @cached_property
-    def _loads(self) -> dict[frozenset[str], Mapping[int, float]]:
+    def _loads(self) -> dict[tuple[int, frozenset[str]], float]:
         return {}
 
     @cached_property
-    def _load_each(self) -> dict[str, Sequence[float]]:
+    def _least_loads(self) -> dict[str, float]:
         return {}
 
     @cached_property
-    def _runs(self) -> dict[str, float]:
+    def _longest_runs(self) -> dict[str, float]:
         return {}
 
 

@@ -40,11 +40,13 @@ def test_those_that_have_room_come_in_the_order_in_which_they_are_free() -> None
 
 def test_each_cost_is_asked_for_once() -> None:
     quick, slow = Counted(1.0), Counted(3.0)
-    gpus = Snapshot([view(0, loaded=["a"], estimates=quick), view(5, estimates=slow)])
+    has_a, other = view(0, loaded=["a"], estimates=quick), view(5, estimates=slow)
+    gpus = Snapshot([has_a, other])
     for _ in range(2):
-        assert gpus.loads(frozenset("ab")) == {0: 1.0, 5: 6.0}
-        assert gpus.loads(frozenset("a")) == {0: 0.0, 5: 3.0}
-        assert gpus.loads(frozenset()) == {0: 0.0, 5: 0.0}
+        assert gpus.load_seconds(has_a, frozenset("ac")) == 1.0
+        assert gpus.load_seconds(other, frozenset("ac")) == 6.0
+        assert gpus.least_load("a") == 0.0
+        assert gpus.least_load("b") == 1.0
         assert gpus.longest_run(job(shape="s")) == 3.0
-    assert sorted(quick.asked) == ["b", "s"]
-    assert sorted(slow.asked) == ["a", "b", "s"]
+    assert sorted(quick.asked) == ["b", "c", "s"]
+    assert sorted(slow.asked) == ["a", "a", "b", "c", "s"]
