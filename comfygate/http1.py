@@ -29,6 +29,22 @@ from comfygate.http1_body import (
     decoder_for,
     encode_chunk,
 )
+from comfygate.http1_fields import (
+    HOP_BY_HOP,
+    LINE_BREAK,
+    MAX_HEADERS,
+    MAX_LINE,
+    TOKEN,
+    Headers,
+    Index,
+    bad,
+    end_to_end,
+    index_of,
+    parse_fields,
+    parse_loose_fields,
+    serialise_fields,
+    too_large,
+)
 
 __all__ = [
     "HOP_BY_HOP",
@@ -61,86 +77,18 @@ __all__ = [
     "serialise_response",
 ]
 
-Headers = tuple[tuple[bytes, bytes], ...]
-
 MAX_HEAD = 64 * 1024  #: bytes of a whole head
-MAX_HEADERS = 128  #: field lines; ComfyUI's aiohttp takes no more
-MAX_LINE = 8190  #: bytes of one line; ComfyUI's aiohttp takes no more
 _REMEMBERED = 256  # blocks of field lines
 _WORTH_REMEMBERING = 2048  # bytes of one
 MAX_EMPTY_LINES = 2  #: CRLFs skipped before a request line
 
-#: Fields for one connection only (RFC 9110, section 7.6.1; RFC 9112, section 6.1).
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE = re.compile(rb"(%b++) ([^ ]++) HTTP/([0-9])\.([0-9])" % _TOKEN)
-_METHOD_START = re.compile(rb"%b|\r" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b++) ([^ ]++) HTTP/([0-9])\.([0-9])" % TOKEN)
+_METHOD_START = re.compile(rb"%b|\r" % TOKEN)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
-# Field lines of a request: RFC 9110, section 5.5, without any control character but HTAB.
-_FIELD = rb"(%b++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n" % _TOKEN
-_FIELDS = re.compile(rb"(?:%b)*+" % _FIELD.replace(b"(", b"(?:"))
-_EACH_FIELD = re.compile(_FIELD)
-# Answers may hold other control characters in a value; CR, LF and NUL never.
-_LOOSE_FIELD = rb"(%b++):[ \t]*+([^\r\n\0]*+)\r\n" % _TOKEN
-_LOOSE_FIELDS = re.compile(rb"(?:%b)*+" % _LOOSE_FIELD.replace(b"(", b"(?:"))
-_EACH_LOOSE_FIELD = re.compile(_LOOSE_FIELD)
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*+")  # visible ASCII; a "#" never belongs in a target
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]*+)(.*+)", re.DOTALL)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+;=%]{1,255})(?::[0-9]{0,5})?")
 _NUMBER = re.compile(rb"[0-9]{1,19}")
-_LINE_BREAK = re.compile(rb"\r(?!\n)|(?<!\r)\n")
-
-
-@frozen(eq=False)
-class Index:
-    """Field lines by name.
-
-    :ivar lines: in order, names as sent.
-    :ivar last: the last value of each name, in lower case.
-    :ivar known: whether the same lines, if they come again, give this same object.
-    """
-
-    lines: Headers
-    last: dict[bytes, bytes]
-    known: bool = False
-
-    def all(self, name: bytes) -> list[bytes]:
-        """Every value of a field (lower case), in order."""
-        if name not in self.last:
-            return []
-        if len(self.last) == len(self.lines):  # none is there twice
-            return [self.last[name]]
-        return [value for sent, value in self.lines if sent.lower() == name]
-
-    def first(self, name: bytes) -> bytes | None:
-        """The first value of a field (lower case), if it is there."""
-        found = self.all(name)
-        return found[0] if found else None
-
-    def members(self, name: bytes) -> list[bytes]:
-        """The lower-case members of a list field (RFC 9110, section 5.6.1)."""
-        found = self.all(name)
-        if not found:
-            return found
-        return [item for value in found for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
-
-
-def index_of(headers: Headers, *, known: bool = False) -> Index:
-    """Make it possible to find a field without looking at all."""
-    return Index(headers, {name.lower(): value for name, value in headers}, known)
 
 
 @frozen(kw_only=True)
@@ -213,7 +161,7 @@ def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
     end = data.find(b"\r\n\r\n", max(start, scanned - 3))
     if end >= 0:
         if end + 4 > MAX_HEAD:
-            raise _too_large(f"the head is longer than {MAX_HEAD} bytes")
+            raise too_large(f"the head is longer than {MAX_HEAD} bytes")
         return end + 4
     _check_unfinished(data, start, scanned)
     return -1
@@ -221,17 +169,17 @@ def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
 
 def _check_unfinished(data: bytes | bytearray, start: int, scanned: int) -> None:
     # A CR at the end may yet get its LF.
-    if _LINE_BREAK.search(data, max(start, scanned - 1), len(data) - data.endswith(b"\r")):
-        raise _bad("a line of the head does not end with CRLF")
+    if LINE_BREAK.search(data, max(start, scanned - 1), len(data) - data.endswith(b"\r")):
+        raise bad("a line of the head does not end with CRLF")
     if len(data) > start and not _METHOD_START.match(data, start):
-        raise _bad("the request line is not METHOD, target and HTTP version with one space between")
+        raise bad("the request line is not METHOD, target and HTTP version with one space between")
     if len(data) > MAX_HEAD:
-        raise _too_large(f"the head is longer than {MAX_HEAD} bytes")
+        raise too_large(f"the head is longer than {MAX_HEAD} bytes")
     first = data.find(b"\r\n", start)
     if (first if first >= 0 else len(data)) - start > MAX_LINE + 1:
         raise _too_long()
     if first >= 0 and len(data) - data.rfind(b"\r\n") - 2 > MAX_LINE + 1:
-        raise _too_large(f"a header line is longer than {MAX_LINE} bytes")
+        raise too_large(f"a header line is longer than {MAX_LINE} bytes")
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -247,7 +195,7 @@ def parse_request_head(data: bytes) -> RequestHead:
     start = _empty_lines(data)
     stop = data.find(b"\r\n", start)
     if len(data) > MAX_HEAD:
-        raise _too_large(f"the head is longer than {MAX_HEAD} bytes")
+        raise too_large(f"the head is longer than {MAX_HEAD} bytes")
     if stop - start > MAX_LINE:
         raise _too_long()
     method, target, version = _request_line(data[start:stop])
@@ -283,7 +231,7 @@ class _Rest:
 # A client says the same about itself with each request.
 @lru_cache(_REMEMBERED)
 def _rest(block: bytes, version: tuple[int, int]) -> _Rest:
-    index = index_of(_fields(block), known=len(block) <= _WORTH_REMEMBERING)
+    index = index_of(parse_fields(block), known=len(block) <= _WORTH_REMEMBERING)
     _check_host(index.all(b"host"), version)
     connection = index.members(b"connection")
     return _Rest(
@@ -301,7 +249,7 @@ def _empty_lines(data: bytes | bytearray) -> int:
     while data.startswith(b"\r\n", start):
         start += 2
         if start > 2 * MAX_EMPTY_LINES:
-            raise _bad("there are empty lines where a request should be")
+            raise bad("there are empty lines where a request should be")
     return start
 
 
@@ -309,7 +257,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, tuple[int, int]]:
     """RFC 9112, section 3."""
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
-        raise _bad("the request line is not METHOD, target and HTTP version with one space between")
+        raise bad("the request line is not METHOD, target and HTTP version with one space between")
     method, target, major, minor = found.groups()
     if major != b"1" or minor not in (b"0", b"1"):
         raise GateError(505, "version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
@@ -326,54 +274,18 @@ def _target(method: bytes, target: bytes) -> tuple[bytes | None, bytes]:
             target = b"*" if method == b"OPTIONS" and not target else b"/" + target
     if _TARGET.fullmatch(target) or (target == b"*" and method == b"OPTIONS"):
         return authority, target
-    raise _bad("the request target is not an absolute path of visible ASCII characters without '#'")
-
-
-def _fields(block: bytes) -> Headers:
-    """RFC 9112, section 5: `block` is the field lines, each with its CRLF."""
-    if not _FIELDS.fullmatch(block):
-        raise _diagnosis(block)
-    headers = _trimmed(_EACH_FIELD.findall(block), block)
-    if len(headers) > MAX_HEADERS:
-        raise _too_large(f"there are more than {MAX_HEADERS} headers")
-    if len(block) > MAX_LINE and any(len(line) > MAX_LINE for line in block.split(b"\r\n")):
-        raise _too_large(f"a header line is longer than {MAX_LINE} bytes")
-    return headers
-
-
-def _trimmed(found: list[tuple[bytes, bytes]], block: bytes) -> Headers:
-    """RFC 9110, section 5.5: white space behind a value is no part of it."""
-    if b" \r\n" not in block and b"\t\r\n" not in block:
-        return tuple(found)
-    return tuple([(name, value.rstrip(b" \t")) for name, value in found])
-
-
-def _diagnosis(block: bytes) -> GateError:
-    """Say what is wrong with a block of field lines."""
-    if _LINE_BREAK.search(block):
-        return _bad("a line of the head does not end with CRLF")
-    for line in block.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if line[:1] in (b" ", b"\t"):
-            return _bad("a header is folded over several lines")
-        if line and not colon:
-            return _bad("a header has no colon")
-        if name[-1:] in (b" ", b"\t"):
-            return _bad("there is a space between a header's name and its colon")
-        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value):
-            return _bad("a header's value contains a control character")
-    return _bad("a header's name is empty or contains a character that is not allowed there")
+    raise bad("the request target is not an absolute path of visible ASCII characters without '#'")
 
 
 def _check_host(hosts: list[bytes], version: tuple[int, int]) -> None:
     """RFC 9112, section 3.2: exactly one Host, of the right form."""
     if len(hosts) > 1:
-        raise _bad("there is more than one Host header")
+        raise bad("there is more than one Host header")
     if not hosts and version == (1, 1):
-        raise _bad("there is no Host header")
+        raise bad("there is no Host header")
     for host in hosts:
         if not _HOST.fullmatch(host):
-            raise _bad("the Host is not a name or address with an optional port")
+            raise bad("the Host is not a name or address with an optional port")
 
 
 def _with_host(index: Index, authority: bytes) -> Index:
@@ -388,18 +300,18 @@ def _request_framing(index: Index, version: tuple[int, int]) -> Framing:
     codings, lengths = index.all(b"transfer-encoding"), index.all(b"content-length")
     if codings:
         if lengths:
-            raise _bad("there are both Content-Length and Transfer-Encoding")
+            raise bad("there are both Content-Length and Transfer-Encoding")
         if version == (1, 0):
-            raise _bad("there is a Transfer-Encoding in HTTP/1.0")
+            raise bad("there is a Transfer-Encoding in HTTP/1.0")
         if len(codings) > 1:
-            raise _bad("there is more than one Transfer-Encoding")
+            raise bad("there is more than one Transfer-Encoding")
         if codings[0].lower() != b"chunked":
             raise GateError(501, "not_implemented", "No transfer coding but chunked is understood.")
         return Chunked()
     try:
         return _length(lengths) or NoBody()
     except ProtocolError as error:
-        raise _bad(str(error)) from None
+        raise bad(str(error)) from None
 
 
 def _length(lengths: list[bytes]) -> Length | None:
@@ -450,13 +362,10 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
     if line is None:
         raise ProtocolError("the status line is not valid")
     block = data[stop + 2 : -2]
-    if len(data) > MAX_HEAD or not _LOOSE_FIELDS.fullmatch(block):
-        raise ProtocolError("the head of the answer is not valid")
-    headers = _trimmed(_EACH_LOOSE_FIELD.findall(block), block)
-    if len(headers) > MAX_HEADERS:
-        raise ProtocolError(f"the answer has more than {MAX_HEADERS} headers")
+    if len(data) > MAX_HEAD:
+        raise ProtocolError("the head of the answer is too long")
+    index = index_of(parse_loose_fields(block))
     version, status = (1, int(line[1])), int(line[2])
-    index = index_of(headers)
     framing = _response_framing(index, version, status, request_method)
     keep_alive = _keep_alive(version, index.members(b"connection")) and not isinstance(framing, UntilClose)
     return ResponseHead(status=status, reason=line[3] or b"", index=index, framing=framing, keep_alive=keep_alive)
@@ -476,35 +385,9 @@ def _response_framing(index: Index, version: tuple[int, int], status: int, metho
     return length or UntilClose()
 
 
-def end_to_end(index: Index) -> Headers:
-    """Leave out what belongs to one connection only (RFC 9110, section 7.6.1).
-
-    Order, names as sent and duplicates are kept.  Content-Length and Host
-    stay, even where Connection names them.
-    """
-    if HOP_BY_HOP.isdisjoint(index.last):
-        return index.lines
-    named = index.members(b"connection")
-    dropped = HOP_BY_HOP.union(named) - {b"content-length", b"host"}
-    return tuple([header for header in index.lines if header[0].lower() not in dropped])
-
-
-def serialise_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Write field lines, and the empty line behind them."""
-    return b"".join([b"%b: %b\r\n" % header for header in headers]) + b"\r\n"
-
-
 def serialise_response(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write the head of an answer in HTTP/1.1."""
     return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, serialise_fields(headers))
-
-
-def _bad(details: str) -> GateError:
-    return GateError(400, "bad_request", "The request is not valid HTTP/1.1.", details)
-
-
-def _too_large(details: str) -> GateError:
-    return GateError(431, "header_too_large", "The request's headers are too large.", details)
 
 
 def _too_long() -> GateError:
