@@ -26,7 +26,8 @@ Values = list[float | None]
 def values(found: Found, scenario: str, variant: str, figure: str) -> Values:
     """What was found in each pair; ``None`` where it was not."""
     rounds = found.get(scenario, {}).get(variant, [])
-    return [None if math.isnan(one.get(figure, math.nan)) else one[figure] for one in rounds]
+    there = [one.get(figure) for one in rounds]
+    return [None if value is None or math.isnan(value) else value for value in there]
 
 
 def median(some: Values) -> float | None:
@@ -87,7 +88,6 @@ class Verdict:
     """Whether a promise is kept.
 
     :ivar value: what was found, in the promise's terms; ``None`` if it was not measured.
-    :ivar spread: the lowest and the highest in a pair.
     """
 
     promise: Promise
@@ -143,6 +143,12 @@ def save(path: Path, found: Found, verdicts: Iterable[Verdict], how: dict[str, A
         "pairs": found,
     }
     path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def kept(path: Path) -> Found:
+    """What was written down; a figure that there was not is ``None``."""
+    found: Found = orjson.loads(path.read_bytes())["pairs"]
+    return found
 
 
 def machine() -> dict[str, Any]:

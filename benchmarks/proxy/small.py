@@ -9,7 +9,7 @@ from collections.abc import Callable
 from benchmarks.proxy.backends import STATIC
 from benchmarks.proxy.load import BROWSER, Reader, Small, small
 from benchmarks.proxy.processor import Used
-from benchmarks.proxy.scenario import BUSY, DIRECT, TUNED, VARIANTS, Figures, Promise, Scenario, Target
+from benchmarks.proxy.scenario import BUSY, DIRECT, TUNED, Figures, Promise, Scenario, Target
 
 CONNECTIONS = (1, 16, 128)
 BODY = bytes(range(32, 127)).replace(b'"', b"'").replace(b"\\", b"/") * 43 + b" " * 11
@@ -69,7 +69,7 @@ def idle(target: Target, seconds: float) -> Figures:
 VARYING = {**BROWSER, "Referer": "http://127.0.0.1:8188/"}
 
 SCENARIOS = [
-    Scenario("one request, idle", STATIC, idle, variants=VARIANTS),
+    Scenario("one request, idle", STATIC, idle),
     *(Scenario(f"GET, {n} connections", STATIC, flood(n, "/embeddings")) for n in CONNECTIONS),
     *(Scenario(f"POST of 4 kB, {n} connections", STATIC, flood(n, "/userdata/a.json", BODY)) for n in CONNECTIONS),
     Scenario(

@@ -11,7 +11,7 @@ from benchmarks.proxy import load
 from benchmarks.proxy.catalogue import PROMISES, SCENARIOS
 from benchmarks.proxy.course import Found
 from benchmarks.proxy.processor import memory, watched
-from benchmarks.proxy.report import judge, median, plot, ratio, save, table
+from benchmarks.proxy.report import judge, kept, median, plot, ratio, save, table
 from benchmarks.proxy.scenario import MeasuringError, Promise
 
 NAN = float("nan")
@@ -84,10 +84,11 @@ def test_promises_are_judged() -> None:
 def test_everything_is_written_down(tmp_path: Path) -> None:
     promise = Promise("absolute", "GET", "CPU", 64)
     save(tmp_path / "results.json", FOUND, judge(FOUND, [promise]), {"pairs": 2})
-    kept = orjson.loads((tmp_path / "results.json").read_bytes())
-    assert kept["medians"]["GET"]["comfygate"] == {"requests/s": 6.5, "p50 ms": 3.75, "CPU": 6.0}
-    assert kept["promises"] == [{"what": "absolute", "found": 6.0, "bound": 64, "kept": True}]
-    assert kept["machine"]["cores"] and kept["date"] and kept["how"] == {"pairs": 2}
+    assert table(kept(tmp_path / "results.json")) == table(FOUND)
+    written = orjson.loads((tmp_path / "results.json").read_bytes())
+    assert written["medians"]["GET"]["comfygate"] == {"requests/s": 6.5, "p50 ms": 3.75, "CPU": 6.0}
+    assert written["promises"] == [{"what": "absolute", "found": 6.0, "bound": 64, "kept": True}]
+    assert written["machine"]["cores"] and written["date"] and written["how"] == {"pairs": 2}
     plot(tmp_path / "ratios.svg", FOUND, [("GET", "requests/s"), ("POST", "CPU")])
     assert ">0.95</text>" in (tmp_path / "ratios.svg").read_text()
 
