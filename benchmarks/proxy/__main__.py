@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.proxy.catalogue import PLOTTED, PROMISES, SCENARIOS
 from benchmarks.proxy.course import Course, Found, run
-from benchmarks.proxy.report import judge, kept, plot, save, table
+from benchmarks.proxy.report import Verdict, judge, kept, plot, save, table
 from benchmarks.proxy.scenario import Scenario
 from benchmarks.proxy.servers import ROOT, missing, variants
 
@@ -61,18 +61,23 @@ def measure(scenarios: list[Scenario], options: argparse.Namespace) -> None:
     how = {"pairs": course.pairs, "seconds": course.seconds, "pinned": options.pin}
     KEPT.mkdir(parents=True, exist_ok=True)
     path = KEPT / time.strftime("%Y-%m-%d-%H%M%S.json")
-    save(path, found, judge(found, PROMISES), how)
+    save(path, found, verdicts(found), how)
     print(f"\nAll figures: {path}")
     if options.save:
         here = Path(__file__).parent
-        save(here / "results.json", found, judge(found, PROMISES), how)
+        save(here / "results.json", found, verdicts(found), how)
         plot(here / "ratios.svg", found, PLOTTED)
 
 
 def show(found: Found) -> None:
     """Print the medians, the ratios, and what they say about the promises."""
     print(f"\nMedians, and medians of the ratios within each round:\n\n{table(found)}\n")
-    print("\n".join(str(one) for one in judge(found, PROMISES) if one.promise.scenario in found))
+    print("\n".join(map(str, verdicts(found))))
+
+
+def verdicts(found: Found) -> list[Verdict]:
+    """Of those promises that have been looked at."""
+    return judge(found, [promise for promise in PROMISES if promise.scenario in found])
 
 
 def parse() -> argparse.Namespace:
