@@ -202,7 +202,8 @@ def plot(path: Path, found: Found, rows: Sequence[tuple[str, str]]) -> None:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 60}" height="{60 + step * len(rows)}" '
         'font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
-        '<text x="10" y="20" font-weight="bold">As multiples of tuned nginx; of rates, more is better, of CPU and times, less</text>',
+        '<text x="10" y="20" font-weight="bold">As multiples of tuned nginx</text>',
+        '<text x="200" y="20">(of rates, more is better; of CPU and times, less)</text>',
     ]
     for index, name in enumerate(names):
         parts.append(f'<rect x="{10 + 130 * index}" y="29" width="10" height="10" fill="{COLORS[name]}"/>')
