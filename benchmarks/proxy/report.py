@@ -36,18 +36,19 @@ def median(some: Values) -> float | None:
     return statistics.median(there) if there else None
 
 
-def ratio(ours: Values, theirs: Values, less: Values | None = None) -> float | None:
-    """The median of the ratios within each pair, which share what the machine was busy with.
+def ratio(ours: Values, theirs: Values) -> float | None:
+    """The median of the ratios within each pair, which share what the machine was busy with."""
+    return median([a / b for a, b in zip(ours, theirs, strict=False) if a is not None and b])
 
-    :param less: taken off both sides first.
-    """
-    off = less if less is not None else [0.0] * max(len(ours), len(theirs))
-    ratios: Values = [
-        (a - c) / (b - c)
-        for a, b, c in zip(ours, theirs, off, strict=False)
-        if a is not None and b is not None and c is not None and b != c
-    ]
-    return median(ratios)
+
+def ratio_of_added(ours: Values, theirs: Values, without: Values) -> float | None:
+    """How much more is added to what there is without anybody; ``None`` if nothing can be seen to be added."""
+    mine, others = (_median_added(each, without) for each in (ours, theirs))
+    return None if mine is None or others is None or others <= 0 else mine / others
+
+
+def _median_added(some: Values, without: Values) -> float | None:
+    return median([a - b for a, b in zip(some, without, strict=False) if a is not None and b is not None])
 
 
 def figures_of(found: Found, scenario: str) -> list[str]:
@@ -115,8 +116,11 @@ def judge(found: Found, promises: Iterable[Promise], ours: str = OURS) -> list[V
             verdicts.append(Verdict(promise, median(mine)))
             continue
         theirs = values(found, promise.scenario, promise.to, promise.figure)
-        less = None if promise.less is None else values(found, promise.scenario, promise.less, promise.figure)
-        verdicts.append(Verdict(promise, ratio(mine, theirs, less)))
+        if promise.less is None:
+            verdicts.append(Verdict(promise, ratio(mine, theirs)))
+        else:
+            without = values(found, promise.scenario, promise.less, promise.figure)
+            verdicts.append(Verdict(promise, ratio_of_added(mine, theirs, without)))
     return verdicts
 
 
