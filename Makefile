@@ -7,6 +7,7 @@ CONFIG ?= etc/demo.ini
 TESTS ?=
 BENCH ?=
 WORKERS ?= 3
+FAST_PATH ?= $(or $(COMFYGATE_TEST_FAST_PATH),on)
 MINUTES ?= 30
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -27,8 +28,8 @@ run: .venv/installed-run ## four simulated GPUs and the hub in the foreground; C
 smoke: .venv/installed-run ## ask every port of a running ComfyGate for everything once
 	@$(BIN)/comfygate-smoke
 
-test: lint ## the whole suite (TESTS=tests/unit: a part of it; WORKERS=0: one by one)
-	$(PYTEST) $(TESTS)
+test: lint ## the whole suite (TESTS=tests/unit: a part of it; WORKERS=0: one by one; FAST_PATH=off: without gate/fast_path.py)
+	COMFYGATE_TEST_FAST_PATH='$(FAST_PATH)' $(PYTEST) $(TESTS)
 
 faults: .venv/installed-test ## only what kills, stops, fills and damages things; part of the whole suite
 	$(PYTEST) --durations=10 tests/faults

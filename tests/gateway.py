@@ -22,6 +22,9 @@ from tests.ports import free_ports
 TWISTD = str(Path(sys.executable).with_name("twistd"))
 PATIENCE = 60.0
 
+FAST_PATH = os.environ.get("COMFYGATE_TEST_FAST_PATH") or "on"
+"""What the daemons are told of ``fast_path``, unless a test does; see ``make test FAST_PATH=off``."""
+
 
 @frozen
 class Response:
@@ -127,6 +130,8 @@ class Gateway:
         main, _, rest = config.partition("\n[")
         keys = main.format(spare=self.spare)
         rest = ("[" + rest).format(spare=self.spare) if rest else ""
+        if "fast_path" not in keys and FAST_PATH != "on":
+            keys = f"fast_path = {FAST_PATH}\n{keys}"
         self.config.write_text(
             f"[comfygate]\nstate_dir = {folder / 'state'}\nfirst_port = {self.first_port}\nhub_port = {self.hub}\n"
             f"{keys}\n{rest}\n"

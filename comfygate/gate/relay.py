@@ -405,6 +405,8 @@ class Exchange:
         self._over = True
         self.ready = False
         client, turn, answer = self._client, self._turn, self._answer
+        if self._splice is not None:  # an answer may be complete before the upload is
+            self._splice.stop()
         if self._chunks_out:
             client.send([LAST_CHUNK])
         uploaded = client.body.finished

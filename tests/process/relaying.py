@@ -75,8 +75,9 @@ class Program:
 class Gates(Program):
     """A process with any number of ports."""
 
-    def __init__(self) -> None:
-        super().__init__("relay_port.py")
+    def __init__(self, way: str) -> None:
+        """Relay in a `way`: "fast" or "plain"."""
+        super().__init__("relay_port.py", way)
 
     def open(self, backend: int, *, limits: dict[str, Any] | None = None, relay: dict[str, Any] | None = None) -> int:
         """Open one more port, in front of `backend`."""

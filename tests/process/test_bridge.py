@@ -20,11 +20,16 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType
 
+from tests.gateway import FAST_PATH
+
 ROOT = Path(__file__).parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
 MIB = 1024 * 1024
 PREVIEW = "0000000100000001"
 RESULT = "0000000100000002"
+
+both_ways = pytest.mark.parametrize("world", [{"way": "fast"}, {"way": "plain"}], indirect=True, ids=["fast", "plain"])
+"""For what depends on how the sockets are read and written."""
 
 
 def _start(program: str, *arguments: str) -> subprocess.Popen[str]:
@@ -55,14 +60,17 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 class World:
-    """A backend, and two ports that bridge to it."""
+    """A backend, and two ports that bridge to it.
 
-    def __init__(self, **limits: float) -> None:
+    :param way: "fast" or "plain"; see tests/gateway.py.
+    """
+
+    def __init__(self, way: str = "fast" if FAST_PATH == "on" else "plain", **limits: float) -> None:
         self._processes = contextlib.ExitStack()
         try:
             self.backend = self._start("websocket_backend.py")
             self.backend_port = int(_line(self.backend))
-            self.bridge = self._start("bridge_port.py", str(self.backend_port), json.dumps(limits))
+            self.bridge = self._start("bridge_port.py", str(self.backend_port), way, json.dumps(limits))
             self.ports: list[int] = json.loads(_line(self.bridge))
         except BaseException:
             self.end()
@@ -150,6 +158,7 @@ async def connect(http: aiohttp.ClientSession, url: str, **options: Any) -> Any:
     return await http.ws_connect(url, **options)
 
 
+@both_ways
 def test_messages_pass_both_ways(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         ws = await connect(http, world.url("/ws?clientId=a"))
@@ -212,6 +221,7 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     return bytes([0x80 | opcode]) + length + b"\0\0\0\0" + payload
 
 
+@both_ways
 def test_sizes(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         ws = await connect(http, world.url("/ws?clientId=a"))
@@ -252,6 +262,7 @@ def test_a_backends_close_passes(world: World) -> None:
     run(scenario)
 
 
+@both_ways
 def test_a_clients_close_passes(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         for code in (1000, 1001, 1011, 1012, 3000, 4999):
@@ -476,6 +487,7 @@ async def _hear(ws: aiohttp.ClientWebSocketResponse) -> None:
         pass
 
 
+@both_ways
 def test_a_client_that_stops_reading(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         slow_reader, slow_writer = await _raw(world, "/ws?clientId=slow", size=8192)
@@ -587,6 +599,7 @@ def test_clients_stay_while_their_backend_is_replaced(world: World) -> None:
     run(scenario)
 
 
+@both_ways
 def test_a_reset_connection_is_made_again(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         ws = await connect(http, world.url("/ws?clientId=a"))
@@ -643,6 +656,7 @@ def test_what_waits_goes_before_the_end(world: World) -> None:
     run(scenario)
 
 
+@both_ways
 def test_the_gate_closes_all(world: World) -> None:
     async def scenario(http: aiohttp.ClientSession) -> None:
         sockets = [await connect(http, world.url(f"/ws?clientId=c{n % 2}")) for n in range(4)]

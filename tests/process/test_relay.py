@@ -25,9 +25,9 @@ GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 Start = Callable[..., tuple[int, Backend]]
 
 
-@pytest.fixture(scope="module")
-def gates() -> Iterator[Gates]:
-    program = Gates()
+@pytest.fixture(scope="module", params=("fast", "plain"))
+def gates(request: pytest.FixtureRequest) -> Iterator[Gates]:
+    program = Gates(request.param)
     yield program
     program.stop()
     assert b"Traceback" not in b"".join(program.log)

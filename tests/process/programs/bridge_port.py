@@ -1,6 +1,6 @@
 """Two ports that bridge every WebSocket to one backend, and nothing else.
 
-Arguments: the backend's port, and limits in JSON.  The backend is ready, until
+Arguments: the backend's port, "fast" or "plain", and limits in JSON.  The backend is ready, until
 it is said to be lost.  Prints its two ports, and
 answers each line of commands from its standard input with one of JSON.
 """
@@ -17,10 +17,12 @@ from twisted.python import log
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
+from comfygate.gate import fast_path
 from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
 from comfygate.gate.server import GateFactory
 from comfygate.gate.site import IGateSite, Upgrade
+from comfygate.gate.sockets import tcp_endpoint
 from comfygate.gate.websocket_leg import Limits
 from comfygate.http1 import Headers, RequestHead
 from comfygate.interfaces import IStatusSource
@@ -122,16 +124,23 @@ class Commands(LineReceiver):
 
 def main() -> None:
     log.startLogging(sys.stderr, setStdout=False)
-    limits = evolve(Limits(), **json.loads(sys.argv[2])) if len(sys.argv) > 2 else Limits()
+    limits = evolve(Limits(), **json.loads(sys.argv[3])) if len(sys.argv) > 3 else Limits()
+    fast = sys.argv[2] == "fast"
     place: Any = Place(int(sys.argv[1]))
     status, sessions = Status(), Sessions(reactor)
     sessions.backend_changed(place)
     parts: Any = {"fleet": Fleet([place]), "gpu_ids": (0,), "sessions": sessions, "limits": limits}
+    if fast:
+        parts["endpoint"] = lambda host, port: tcp_endpoint(fast_path.Dialler(reactor), host, port, limits.open)
+        fast_path.spin(reactor)
     ports = [Site(Bridges(reactor, status, **parts)) for _ in range(2)]
     factories = [GateFactory(port, reactor) for port in ports]
-    numbers = [reactor.listenTCP(0, port, backlog=1024, interface="127.0.0.1").getHost().port for port in factories]
+    listening = [reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1") for factory in factories]
+    if fast:
+        for port in listening:
+            fast_path.shorten(port)
     stdio.StandardIO(Commands(ports, place, status, sessions))
-    print(json.dumps(numbers), flush=True)
+    print(json.dumps([port.getHost().port for port in listening]), flush=True)
     reactor.run()
 
 

@@ -1,5 +1,6 @@
 """Ports that relay every request to one backend each.
 
+Arguments: "fast" or "plain", which is how it is done.
 Each line of its standard input asks for a port: the backend's port, the limits
 and the options of Relay, in JSON.  Prints the new port's number, and ends when
 its standard input does.
@@ -16,13 +17,16 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python import log
 from zope.interface import implementer
 
+from comfygate.gate import fast_path
 from comfygate.gate.limits import Limits
+from comfygate.gate.plans import Plans
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.server import GateFactory
-from comfygate.gate.site import IGateSite, Relay
+from comfygate.gate.site import Era, IGateSite, Relay
 from comfygate.http1 import Headers, RequestHead
 
 reactor.seconds = time.monotonic
+FAST = sys.argv[1] == "fast"
 
 
 @implementer(IGateSite)
@@ -30,10 +34,12 @@ class Site:
     def __init__(self, port: int, options: dict[str, Any]) -> None:
         self.options = options
         self.host = b"127.0.0.1:%d" % port
-        self.pool = UpstreamPool(TCP4ClientEndpoint(reactor, "127.0.0.1", port), reactor)
+        self.era = Era()
+        dialler = fast_path.Dialler(reactor) if FAST else reactor
+        self.pool = UpstreamPool(TCP4ClientEndpoint(dialler, "127.0.0.1", port), reactor)
 
     def admit(self, head: RequestHead, peer: str) -> Relay:
-        return Relay(pool=self.pool, host=self.host, **self.options)
+        return Relay(pool=self.pool, host=self.host, era=self.era, **self.options)
 
     def error_headers(self, head: RequestHead) -> Headers:
         return ()
@@ -46,8 +52,11 @@ class Orders(LineReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         order = json.loads(line)
-        factory = GateFactory(Site(order["backend"], order["relay"]), reactor, Limits(**order["limits"]))
+        site, plans = Site(order["backend"], order["relay"]), Plans() if FAST else Plans(0)
+        factory = GateFactory(site, reactor, Limits(**order["limits"]), plans=plans)
         listening = reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
+        if FAST:
+            fast_path.shorten(listening)
         self.sendLine(b"%d" % listening.getHost().port)
 
     def connectionLost(self, reason: object = None) -> None:
@@ -55,6 +64,8 @@ class Orders(LineReceiver):
             reactor.stop()
 
 
+if FAST:
+    fast_path.spin(reactor)
 log.startLogging(sys.stderr, setStdout=False)
 stdio.StandardIO(Orders())
 reactor.run()
