@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from attrs import field, frozen
 
@@ -28,6 +29,22 @@ from comfygate.http1_body import (
     decoder_for,
     encode_chunk,
 )
+from comfygate.http1_fields import (
+    HOP_BY_HOP,
+    LINE_BREAK,
+    MAX_HEADERS,
+    MAX_LINE,
+    TOKEN,
+    Headers,
+    Index,
+    bad,
+    end_to_end,
+    index_of,
+    parse_fields,
+    parse_loose_fields,
+    serialise_fields,
+    too_large,
+)
 
 __all__ = [
     "HOP_BY_HOP",
@@ -39,6 +56,7 @@ __all__ = [
     "Chunked",
     "Framing",
     "Headers",
+    "Index",
     "Length",
     "LengthDecoder",
     "NoBody",
@@ -50,52 +68,27 @@ __all__ = [
     "decoder_for",
     "encode_chunk",
     "end_to_end",
+    "index_of",
     "parse_request_head",
     "parse_response_head",
     "request_head_end",
     "response_head_end",
-    "serialise_request",
+    "serialise_fields",
     "serialise_response",
 ]
 
-Headers = tuple[tuple[bytes, bytes], ...]
-
 MAX_HEAD = 64 * 1024  #: bytes of a whole head
-MAX_HEADERS = 128  #: field lines; ComfyUI's aiohttp takes no more
-MAX_LINE = 8190  #: bytes of one line; ComfyUI's aiohttp takes no more
+_REMEMBERED = 256  # blocks of field lines
+_WORTH_REMEMBERING = 2048  # bytes of one
 MAX_EMPTY_LINES = 2  #: CRLFs skipped before a request line
 
-#: Fields for one connection only (RFC 9110, section 7.6.1; RFC 9112, section 6.1).
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-
-_TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
-_REQUEST_LINE = re.compile(rb"(%b++) ([^ ]++) HTTP/([0-9])\.([0-9])" % _TOKEN)
-_METHOD_START = re.compile(rb"%b|\r" % _TOKEN)
+_REQUEST_LINE = re.compile(rb"(%b++) ([^ ]++) HTTP/([0-9])\.([0-9])" % TOKEN)
+_METHOD_START = re.compile(rb"%b|\r" % TOKEN)
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
-# Field lines of a request: RFC 9110, section 5.5, without any control character but HTAB.
-_FIELD = rb"(%b++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n" % _TOKEN
-_FIELDS = re.compile(rb"(?:%b)*+" % _FIELD.replace(b"(", b"(?:"))
-_EACH_FIELD = re.compile(_FIELD)
-# Answers may hold other control characters in a value; CR, LF and NUL never.
-_LOOSE_FIELD = rb"(%b++):[ \t]*+([^\r\n\0]*+)\r\n" % _TOKEN
-_LOOSE_FIELDS = re.compile(rb"(?:%b)*+" % _LOOSE_FIELD.replace(b"(", b"(?:"))
-_EACH_LOOSE_FIELD = re.compile(_LOOSE_FIELD)
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*+")  # visible ASCII; a "#" never belongs in a target
 _ABSOLUTE = re.compile(rb"(?i:http)://([^/?#]*+)(.*+)", re.DOTALL)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~!$&'()*+;=%]{1,255})(?::[0-9]{0,5})?")
-_LINE_BREAK = re.compile(rb"\r(?!\n)|(?<!\r)\n")
+_NUMBER = re.compile(rb"[0-9]{1,19}")
 
 
 @frozen(kw_only=True)
@@ -118,15 +111,25 @@ class RequestHead:
     keep_alive: bool = True
     upgrade: bytes | None = None
     expects_continue: bool = False
+    _index: Index | None = field(init=False, default=None, eq=False, repr=False)
 
     @property
     def path(self) -> bytes:
         """The target up to its query, still percent-encoded."""
         return self.target.partition(b"?")[0]
 
+    @property
+    def index(self) -> Index:
+        """The headers by name."""
+        index = self._index
+        if index is None:
+            index = index_of(self.headers)
+            object.__setattr__(self, "_index", index)
+        return index
+
     def get(self, name: bytes) -> bytes | None:
         """Give the first value of the field `name` (lower case), if it was sent."""
-        return _first(self.headers, name)
+        return self.index.first(name)
 
 
 @frozen(kw_only=True)
@@ -135,13 +138,14 @@ class ResponseHead:
 
     status: int
     reason: bytes = b""
-    headers: Headers = ()
+    index: Index
     framing: Framing = field(factory=NoBody)
     keep_alive: bool = True
 
-    def get(self, name: bytes) -> bytes | None:
-        """Give the first value of the field `name` (lower case), if it was sent."""
-        return _first(self.headers, name)
+    @property
+    def headers(self) -> Headers:
+        """Field lines in order, names as sent, duplicates kept."""
+        return self.index.lines
 
 
 def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
@@ -157,7 +161,7 @@ def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
     end = data.find(b"\r\n\r\n", max(start, scanned - 3))
     if end >= 0:
         if end + 4 > MAX_HEAD:
-            raise _too_large(f"the head is longer than {MAX_HEAD} bytes")
+            raise too_large(f"the head is longer than {MAX_HEAD} bytes")
         return end + 4
     _check_unfinished(data, start, scanned)
     return -1
@@ -165,17 +169,17 @@ def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
 
 def _check_unfinished(data: bytes | bytearray, start: int, scanned: int) -> None:
     # A CR at the end may yet get its LF.
-    if _LINE_BREAK.search(data, max(start, scanned - 1), len(data) - data.endswith(b"\r")):
-        raise _bad("a line of the head does not end with CRLF")
+    if LINE_BREAK.search(data, max(start, scanned - 1), len(data) - data.endswith(b"\r")):
+        raise bad("a line of the head does not end with CRLF")
     if len(data) > start and not _METHOD_START.match(data, start):
-        raise _bad("the request line is not METHOD, target and HTTP version with one space between")
+        raise bad("the request line is not METHOD, target and HTTP version with one space between")
     if len(data) > MAX_HEAD:
-        raise _too_large(f"the head is longer than {MAX_HEAD} bytes")
+        raise too_large(f"the head is longer than {MAX_HEAD} bytes")
     first = data.find(b"\r\n", start)
     if (first if first >= 0 else len(data)) - start > MAX_LINE + 1:
         raise _too_long()
     if first >= 0 and len(data) - data.rfind(b"\r\n") - 2 > MAX_LINE + 1:
-        raise _too_large(f"a header line is longer than {MAX_LINE} bytes")
+        raise too_large(f"a header line is longer than {MAX_LINE} bytes")
 
 
 def parse_request_head(data: bytes) -> RequestHead:
@@ -191,23 +195,51 @@ def parse_request_head(data: bytes) -> RequestHead:
     start = _empty_lines(data)
     stop = data.find(b"\r\n", start)
     if len(data) > MAX_HEAD:
-        raise _too_large(f"the head is longer than {MAX_HEAD} bytes")
+        raise too_large(f"the head is longer than {MAX_HEAD} bytes")
     if stop - start > MAX_LINE:
         raise _too_long()
     method, target, version = _request_line(data[start:stop])
-    headers = _fields(data[stop + 2 : -2])
+    block = data[stop + 2 : -2]
+    rest = (_rest if len(block) <= _WORTH_REMEMBERING else _rest.__wrapped__)(block, version)
     authority, target = _target(method, target)
-    headers = _host(headers, version, authority)
-    connection = _list(headers, b"connection")
-    return RequestHead(
+    index = rest.index if authority is None else _with_host(rest.index, authority)
+    head = RequestHead(
         method=method,
         target=target,
         version=version,
-        headers=headers,
-        framing=_request_framing(headers, version),
-        keep_alive=_keep_alive(version, connection),
-        upgrade=_upgrade(headers, version, connection),
-        expects_continue=version == (1, 1) and (_first(headers, b"expect") or b"").lower() == b"100-continue",
+        headers=index.lines,
+        framing=rest.framing,
+        keep_alive=rest.keep_alive,
+        upgrade=rest.upgrade,
+        expects_continue=rest.expects_continue,
+    )
+    object.__setattr__(head, "_index", index)
+    return head
+
+
+@frozen(eq=False)
+class _Rest:
+    """What the field lines of a request say."""
+
+    index: Index
+    framing: Framing
+    keep_alive: bool
+    upgrade: bytes | None
+    expects_continue: bool
+
+
+# A client says the same about itself with each request.
+@lru_cache(_REMEMBERED)
+def _rest(block: bytes, version: tuple[int, int]) -> _Rest:
+    index = index_of(parse_fields(block), known=len(block) <= _WORTH_REMEMBERING)
+    _check_host(index.all(b"host"), version)
+    connection = index.members(b"connection")
+    return _Rest(
+        index,
+        _request_framing(index, version),
+        _keep_alive(version, connection),
+        _upgrade(index, version, connection),
+        version == (1, 1) and (index.first(b"expect") or b"").lower() == b"100-continue",
     )
 
 
@@ -217,7 +249,7 @@ def _empty_lines(data: bytes | bytearray) -> int:
     while data.startswith(b"\r\n", start):
         start += 2
         if start > 2 * MAX_EMPTY_LINES:
-            raise _bad("there are empty lines where a request should be")
+            raise bad("there are empty lines where a request should be")
     return start
 
 
@@ -225,7 +257,7 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, tuple[int, int]]:
     """RFC 9112, section 3."""
     found = _REQUEST_LINE.fullmatch(line)
     if found is None:
-        raise _bad("the request line is not METHOD, target and HTTP version with one space between")
+        raise bad("the request line is not METHOD, target and HTTP version with one space between")
     method, target, major, minor = found.groups()
     if major != b"1" or minor not in (b"0", b"1"):
         raise GateError(505, "version_not_supported", "Only HTTP/1.0 and HTTP/1.1 are spoken here.")
@@ -242,70 +274,44 @@ def _target(method: bytes, target: bytes) -> tuple[bytes | None, bytes]:
             target = b"*" if method == b"OPTIONS" and not target else b"/" + target
     if _TARGET.fullmatch(target) or (target == b"*" and method == b"OPTIONS"):
         return authority, target
-    raise _bad("the request target is not an absolute path of visible ASCII characters without '#'")
+    raise bad("the request target is not an absolute path of visible ASCII characters without '#'")
 
 
-def _fields(block: bytes) -> Headers:
-    """RFC 9112, section 5: `block` is the field lines, each with its CRLF."""
-    if not _FIELDS.fullmatch(block):
-        raise _diagnosis(block)
-    headers = tuple([(name, value.rstrip(b" \t")) for name, value in _EACH_FIELD.findall(block)])
-    if len(headers) > MAX_HEADERS:
-        raise _too_large(f"there are more than {MAX_HEADERS} headers")
-    if len(block) > MAX_LINE and any(len(line) > MAX_LINE for line in block.split(b"\r\n")):
-        raise _too_large(f"a header line is longer than {MAX_LINE} bytes")
-    return headers
-
-
-def _diagnosis(block: bytes) -> GateError:
-    """Say what is wrong with a block of field lines."""
-    if _LINE_BREAK.search(block):
-        return _bad("a line of the head does not end with CRLF")
-    for line in block.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if line[:1] in (b" ", b"\t"):
-            return _bad("a header is folded over several lines")
-        if line and not colon:
-            return _bad("a header has no colon")
-        if name[-1:] in (b" ", b"\t"):
-            return _bad("there is a space between a header's name and its colon")
-        if re.search(rb"[\x00-\x08\x0a-\x1f\x7f]", value):
-            return _bad("a header's value contains a control character")
-    return _bad("a header's name is empty or contains a character that is not allowed there")
-
-
-def _host(headers: Headers, version: tuple[int, int], authority: bytes | None) -> Headers:
+def _check_host(hosts: list[bytes], version: tuple[int, int]) -> None:
     """RFC 9112, section 3.2: exactly one Host, of the right form."""
-    hosts = [value for name, value in headers if name.lower() == b"host"]
     if len(hosts) > 1:
-        raise _bad("there is more than one Host header")
+        raise bad("there is more than one Host header")
     if not hosts and version == (1, 1):
-        raise _bad("there is no Host header")
-    for host in [*hosts, *([] if authority is None else [authority])]:
+        raise bad("there is no Host header")
+    for host in hosts:
         if not _HOST.fullmatch(host):
-            raise _bad("the Host is not a name or address with an optional port")
-    if authority is None:
-        return headers
-    return (*((name, value) for name, value in headers if name.lower() != b"host"), (b"Host", authority))
+            raise bad("the Host is not a name or address with an optional port")
 
 
-def _request_framing(headers: Headers, version: tuple[int, int]) -> Framing:
+def _with_host(index: Index, authority: bytes) -> Index:
+    """RFC 9112, section 3.2.2: the authority of an absolute-form replaces Host."""
+    _check_host([authority], (1, 1))
+    others = [(name, value) for name, value in index.lines if name.lower() != b"host"]
+    return index_of((*others, (b"Host", authority)))
+
+
+def _request_framing(index: Index, version: tuple[int, int]) -> Framing:
     """RFC 9112, section 6.3, without the leniencies that it allows."""
-    codings, lengths = _all(headers, b"transfer-encoding"), _all(headers, b"content-length")
+    codings, lengths = index.all(b"transfer-encoding"), index.all(b"content-length")
     if codings:
         if lengths:
-            raise _bad("there are both Content-Length and Transfer-Encoding")
+            raise bad("there are both Content-Length and Transfer-Encoding")
         if version == (1, 0):
-            raise _bad("there is a Transfer-Encoding in HTTP/1.0")
+            raise bad("there is a Transfer-Encoding in HTTP/1.0")
         if len(codings) > 1:
-            raise _bad("there is more than one Transfer-Encoding")
+            raise bad("there is more than one Transfer-Encoding")
         if codings[0].lower() != b"chunked":
             raise GateError(501, "not_implemented", "No transfer coding but chunked is understood.")
         return Chunked()
     try:
         return _length(lengths) or NoBody()
     except ProtocolError as error:
-        raise _bad(str(error)) from None
+        raise bad(str(error)) from None
 
 
 def _length(lengths: list[bytes]) -> Length | None:
@@ -313,7 +319,7 @@ def _length(lengths: list[bytes]) -> Length | None:
         return None
     if len(lengths) > 1:
         raise ProtocolError("there is more than one Content-Length")
-    if not re.fullmatch(rb"[0-9]{1,19}", lengths[0]) or int(lengths[0]) > MAX_LENGTH:
+    if not _NUMBER.fullmatch(lengths[0]) or int(lengths[0]) > MAX_LENGTH:
         raise ProtocolError("the Content-Length is not a number of at most 2**63 - 1")
     return Length(int(lengths[0]))
 
@@ -325,11 +331,11 @@ def _keep_alive(version: tuple[int, int], connection: list[bytes]) -> bool:
     return version == (1, 1) or b"keep-alive" in connection
 
 
-def _upgrade(headers: Headers, version: tuple[int, int], connection: list[bytes]) -> bytes | None:
+def _upgrade(index: Index, version: tuple[int, int], connection: list[bytes]) -> bytes | None:
     """RFC 9110, section 7.8: only with the Connection option, and not in HTTP/1.0."""
     if version == (1, 0) or b"upgrade" not in connection:
         return None
-    wanted = _list(headers, b"upgrade")
+    wanted = index.members(b"upgrade")
     return wanted[0] if wanted else None
 
 
@@ -356,20 +362,18 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
     if line is None:
         raise ProtocolError("the status line is not valid")
     block = data[stop + 2 : -2]
-    if len(data) > MAX_HEAD or not _LOOSE_FIELDS.fullmatch(block):
-        raise ProtocolError("the head of the answer is not valid")
-    headers = tuple([(name, value.rstrip(b" \t")) for name, value in _EACH_LOOSE_FIELD.findall(block)])
-    if len(headers) > MAX_HEADERS:
-        raise ProtocolError(f"the answer has more than {MAX_HEADERS} headers")
+    if len(data) > MAX_HEAD:
+        raise ProtocolError("the head of the answer is too long")
+    index = index_of(parse_loose_fields(block))
     version, status = (1, int(line[1])), int(line[2])
-    framing = _response_framing(headers, version, status, request_method)
-    keep_alive = _keep_alive(version, _list(headers, b"connection")) and not isinstance(framing, UntilClose)
-    return ResponseHead(status=status, reason=line[3] or b"", headers=headers, framing=framing, keep_alive=keep_alive)
+    framing = _response_framing(index, version, status, request_method)
+    keep_alive = _keep_alive(version, index.members(b"connection")) and not isinstance(framing, UntilClose)
+    return ResponseHead(status=status, reason=line[3] or b"", index=index, framing=framing, keep_alive=keep_alive)
 
 
-def _response_framing(headers: Headers, version: tuple[int, int], status: int, method: bytes) -> Framing:
+def _response_framing(index: Index, version: tuple[int, int], status: int, method: bytes) -> Framing:
     """RFC 9112, section 6.3."""
-    codings, length = _all(headers, b"transfer-encoding"), _length(_all(headers, b"content-length"))
+    codings, length = index.all(b"transfer-encoding"), _length(index.all(b"content-length"))
     if codings and (length is not None or version == (1, 0)):
         raise ProtocolError("the Transfer-Encoding contradicts the Content-Length or HTTP/1.0")
     if codings and [coding.lower() for coding in codings] != [b"chunked"]:
@@ -381,54 +385,9 @@ def _response_framing(headers: Headers, version: tuple[int, int], status: int, m
     return length or UntilClose()
 
 
-def end_to_end(headers: Headers) -> Headers:
-    """Leave out what belongs to one connection only (RFC 9110, section 7.6.1).
-
-    Order, names as sent and duplicates are kept.  Content-Length and Host
-    stay, even where Connection names them.
-    """
-    dropped: frozenset[bytes] = HOP_BY_HOP
-    named = _list(headers, b"connection")
-    if named:
-        dropped = dropped.union(named) - {b"content-length", b"host"}
-    return tuple([header for header in headers if header[0].lower() not in dropped])
-
-
-def serialise_request(method: bytes, target: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Write a request head in HTTP/1.1."""
-    lines = [b"%b %b HTTP/1.1" % (method, target), *[b"%b: %b" % header for header in headers]]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
 def serialise_response(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write the head of an answer in HTTP/1.1."""
-    lines = [b"HTTP/1.1 %d %b" % (status, reason), *[b"%b: %b" % header for header in headers]]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
-
-
-def _first(headers: Headers, name: bytes) -> bytes | None:
-    for sent, value in headers:
-        if sent.lower() == name:
-            return value
-    return None
-
-
-def _all(headers: Headers, name: bytes) -> list[bytes]:
-    return [value for sent, value in headers if sent.lower() == name]
-
-
-def _list(headers: Headers, name: bytes) -> list[bytes]:
-    """Give the lower-case members of a list field (RFC 9110, section 5.6.1)."""
-    values = _all(headers, name)
-    return [item for value in values for item in (part.strip(b" \t").lower() for part in value.split(b",")) if item]
-
-
-def _bad(details: str) -> GateError:
-    return GateError(400, "bad_request", "The request is not valid HTTP/1.1.", details)
-
-
-def _too_large(details: str) -> GateError:
-    return GateError(431, "header_too_large", "The request's headers are too large.", details)
+    return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, serialise_fields(headers))
 
 
 def _too_long() -> GateError:

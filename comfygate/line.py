@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge, nsmallest
 from typing import overload
 
 from attrs import define, field
@@ -42,6 +43,42 @@ class _Groups:
             del self.members[group_of(job)]
 
 
+@define
+class _Clients:
+    """Each client's own jobs, and the places of the first ones, by the GPUs that may run these."""
+
+    due: Callable[[str], float]
+    lines: dict[str, Line] = field(factory=dict)
+    firsts: dict[frozenset[int], dict[str, Order]] = field(factory=dict)
+
+    def add(self, job: Job) -> None:
+        own = self.lines.get(job.client)
+        if own is None:
+            own = Line((), self.due)
+        else:
+            self.leave(own)
+        own.add(job)
+        self.come(own)
+
+    def remove(self, job: Job) -> None:
+        own = self.lines[job.client]
+        self.leave(own)
+        own.remove(job)
+        if own:
+            self.come(own)
+
+    def come(self, own: Line) -> None:
+        first = own[0]
+        self.lines[first.client] = own
+        self.firsts.setdefault(first.targets, {})[first.client] = first.order
+
+    def leave(self, own: Line) -> None:
+        first = own[0]
+        del self.lines[first.client], self.firsts[first.targets][first.client]
+        if not self.firsts[first.targets]:
+            del self.firsts[first.targets]
+
+
 class Line(Sequence[Job]):
     """Waiting jobs in running order; what is built from them is kept up to date.
 
@@ -56,7 +93,7 @@ class Line(Sequence[Job]):
         self._overtaken = [0] * len(self._jobs)
         self._delays = [0.0] * len(self._jobs)
         self._groups: _Groups | None = None
-        self._clients: dict[str, Line] | None = None
+        self._clients: _Clients | None = None
         self.due = due
 
     @classmethod
@@ -74,14 +111,21 @@ class Line(Sequence[Job]):
         """How many jobs wait that are like this one, itself included."""
         return len(self._grouped().members.get(group_of(job), ()))
 
-    def clients(self) -> dict[str, Line]:
+    def clients(self) -> Mapping[str, Line]:
         """The line of each client's own jobs."""
-        if self._clients is None:
-            apart: dict[str, list[Job]] = {}
-            for job in self._jobs:
-                apart.setdefault(job.client, []).append(job)
-            self._clients = {client: Line(jobs, self.due) for client, jobs in apart.items()}
-        return self._clients
+        return self._apart().lines
+
+    def turns(self, most: int) -> Iterator[Line]:
+        """The line of each client's own jobs: who is due first, and among equals who has the earliest job, comes first.
+
+        :param most: clients whose first jobs may run on the same GPUs; those after them are left out.
+        """
+        clients = self._apart()
+        groups = (
+            nsmallest(most, [(self.due(client), order, client) for client, order in firsts.items()])
+            for firsts in clients.firsts.values()
+        )
+        return (clients.lines[client] for _, _, client in merge(*groups))
 
     def patient(self, times: int, seconds: float) -> bool:
         """Whether every job may still be overtaken.
@@ -113,8 +157,7 @@ class Line(Sequence[Job]):
         if self._groups is not None:
             self._groups.add(job)
         if self._clients is not None:
-            own = self._clients.setdefault(job.client, Line((), self.due))
-            own.add(job)
+            self._clients.add(job)
 
     def remove(self, job: Job) -> None:
         """`job` waits no longer.
@@ -129,10 +172,7 @@ class Line(Sequence[Job]):
         if self._groups is not None:
             self._groups.remove(found)
         if self._clients is not None:
-            own = self._clients[found.client]
-            own.remove(found)
-            if not own:
-                del self._clients[found.client]
+            self._clients.remove(found)
 
     def hand_over(self, job: Job, gpu_id: int, seconds: float) -> None:
         """A waiting job goes to a GPU: those before it that could have gone there are overtaken.
@@ -145,8 +185,8 @@ class Line(Sequence[Job]):
             if gpu_id in targets:
                 self._overtaken[place] += 1
                 self._delays[place] += seconds / len(targets)
-        if self._clients is not None and job.client in self._clients:
-            self._clients[job.client].hand_over(job, gpu_id, seconds)
+        if self._clients is not None and job.client in self._clients.lines:
+            self._clients.lines[job.client].hand_over(job, gpu_id, seconds)
 
     def _grouped(self) -> _Groups:
         if self._groups is None:
@@ -155,6 +195,16 @@ class Line(Sequence[Job]):
                 self._groups.members.setdefault(group_of(job), []).append(job)
             self._groups.heads = sorted((members[0] for members in self._groups.members.values()), key=_order)
         return self._groups
+
+    def _apart(self) -> _Clients:
+        if self._clients is None:
+            apart: dict[str, list[Job]] = {}
+            for job in self._jobs:
+                apart.setdefault(job.client, []).append(job)
+            self._clients = _Clients(self.due)
+            for jobs in apart.values():
+                self._clients.come(Line(jobs, self.due))
+        return self._clients
 
     @overload
     def __getitem__(self, index: int) -> Job: ...

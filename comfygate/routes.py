@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import Enum
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from attrs import frozen
@@ -87,6 +88,8 @@ class Route:
     control: bool
 
 
+# Paths of 8 kB, as long as they may be, are 2 MiB in all.
+@lru_cache(256)
 def classify(method: bytes, path: bytes, *, several: bool) -> Route:
     """Tell what a request is about.
 

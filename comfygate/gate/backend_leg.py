@@ -14,6 +14,7 @@ from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
+from comfygate.gate.frames import FrameReader
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 
 _HEAD_BOUND = 64 * 1024
@@ -51,6 +52,7 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
         super().__init__()
         self._owner = owner
         self._request = request
+        self._frames: FrameReader | None = None
         self.clock = clock
         self.close_timeout = close_timeout
 
@@ -76,7 +78,24 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
             self.wasNotCleanReason = "the head of the answer is too long"
             self.dropConnection(abort=True)
             return
-        self._dataReceived(data)
+        if self._frames is not None and (self._frames.missing or self._is_between_messages()):
+            data = self._common(self._frames, data)
+        if data:
+            self._dataReceived(data)
+
+    def _is_between_messages(self) -> bool:
+        """Whether Autobahn has read all that it was given, and it was no part of a message."""
+        return self.state == self.STATE_OPEN and self.current_frame is None and not (self.inside_message or self.data)
+
+    def _common(self, frames: FrameReader, data: bytes) -> bytes:
+        """Hand on the messages of the common kind; give back what is left for Autobahn."""
+        messages, data = frames.feed(data)
+        if messages and self.autoPingTimeoutCall is not None:  # as Autobahn takes any frame for a sign of life
+            self._cancelAutoPingTimeoutCall()
+        for payload, binary in messages:
+            if self.state == self.STATE_OPEN:
+                self._owner.backend_said(payload, binary)
+        return data
 
     def failHandshake(self, reason: str) -> None:
         """Note with which status the backend refused."""
@@ -92,6 +111,7 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
     def onOpen(self) -> None:
         """Tell the owner."""
         self.settle()
+        self._frames = FrameReader(self.factory.maxMessagePayloadSize)
         self.opened = True
         self._owner.backend_opened(self._subprotocol)
 

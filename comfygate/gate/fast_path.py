@@ -38,11 +38,20 @@ SMALL = 16 * 1024
 LARGE = 256 * 1024
 """Bytes that are read at once of what is larger: more starves small requests beside large bodies, less costs calls."""
 
+GATHERED = 32 * 1024
+"""Bytes in several pieces that are cheaper to send from where they are than to copy together first."""
+
 SPLICED = 512 * 1024
 """Bytes that a splice moves at once at most."""
 
 MOST_PIPES, IDLE_PIPES = 64, 8
 """Splices that may be under way; beyond, bodies are read and sent.  And pipes that are kept for the next ones."""
+
+SEVERAL = 2
+"""Events at once that make a moment a busy one."""
+
+ROUNDS = 16
+"""How often the kernel is asked for events before timers are looked at again."""
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -93,7 +102,17 @@ class _Direct:
 
     def writeSequence(self: Any, iovec: Iterable[bytes]) -> None:
         """Send several pieces as one."""
-        self.write(b"".join(iovec))
+        pieces = list(iovec)
+        size = sum(map(len, pieces))
+        if size < GATHERED or not self.is_clear or self._writeDisconnecting:
+            self.write(b"".join(pieces))
+            return
+        try:
+            sent = self.socket.sendmsg(pieces)
+        except OSError:
+            sent = 0
+        if sent < size:
+            self._queue(b"".join(pieces), sent)
 
     def _queue(self: Any, data: bytes, sent: int) -> None:
         self._tempDataBuffer.append(memoryview(data)[sent:])
@@ -278,10 +297,12 @@ def shorten(port: IListeningPort) -> None:
 
 
 def spin(reactor: Any) -> None:
-    """Let the reactor call the transports of this module without a log context around each call.
+    """Let the reactor lose no time between the events of a busy moment.
 
-    Nothing of ours writes to the log that has one.  Another reactor than that
-    for epoll is left as it is.
+    It calls the transports of this module without a log context around each
+    call, for nothing of ours writes to the log that has one; and while several
+    have something at once, it asks the kernel again before it looks at its
+    timers.  Another reactor than that for epoll is left as it is.
     """
     if not isinstance(reactor, EPollReactor):
         return
@@ -289,19 +310,24 @@ def spin(reactor: Any) -> None:
     handle, disconnect = reactor._doReadOrWrite, reactor._disconnectSelectable
 
     def iterate(timeout: float | None) -> None:
-        for number, event in poll(-1 if timeout is None else timeout, len(selectables)):
-            found = selectables.get(number)
-            if found is None:  # another one's event has closed it
-                continue
-            if event != EPOLLIN or not isinstance(found, _Direct):
-                callWithLogger(found, handle, found, number, event)
-                continue
-            try:
-                why = found.doRead()
-            except Exception as error:
-                log.failure("a connection failed")
-                why = error
-            if why:
-                disconnect(found, why, True)  # type: ignore[no-untyped-call]
+        events = poll(-1 if timeout is None else timeout, len(selectables))
+        for _ in range(ROUNDS):
+            for number, event in events:
+                found = selectables.get(number)
+                if found is None:  # another one's event has closed it
+                    continue
+                if event != EPOLLIN or not isinstance(found, _Direct):
+                    callWithLogger(found, handle, found, number, event)
+                    continue
+                try:
+                    why = found.doRead()
+                except Exception as error:
+                    log.failure("a connection failed")
+                    why = error
+                if why:
+                    disconnect(found, why, True)  # type: ignore[no-untyped-call]
+            if len(events) < SEVERAL or reactor._newDelayedCalls or reactor.threadCallQueue:  # type: ignore[attr-defined]
+                return
+            events = poll(0, len(selectables))
 
     reactor.doIteration = iterate  # type: ignore[method-assign]

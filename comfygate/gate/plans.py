@@ -80,7 +80,7 @@ class Plans:
         era, framing = relay.era, head.framing
         if era is None or len(raw) > MAX_HEAD or not self._most or head.expects_continue or relay.turn is not None:
             return
-        if not isinstance(framing, Length | NoBody):
+        if not isinstance(framing, (Length, NoBody)):
             return
         size = framing.size if isinstance(framing, Length) else 0
         if size > MAX_BODY or (relay.max_body is not None and size > relay.max_body):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from attrs import frozen
 
 from comfygate.gate.answers import connection_option
@@ -10,6 +12,7 @@ from comfygate.http1 import (
     MAX_HEADERS,
     Chunked,
     Headers,
+    Index,
     Length,
     NoBody,
     RequestHead,
@@ -17,40 +20,63 @@ from comfygate.http1 import (
     UntilClose,
     end_to_end,
     parse_response_head,
-    serialise_request,
+    serialise_fields,
     serialise_response,
 )
+
+_REMEMBERED = 256
+_UNBOUNDED = (Chunked, UntilClose)
 
 
 def request_for(head: RequestHead, relay: Relay, peer: str) -> bytes:
     """Write the head that the upstream is sent: end-to-end fields in order, ours last."""
-    return serialise_request(head.method, head.target, _request_headers(head, relay, peer))
+    write = _fields if head.index.known else _fields.__wrapped__
+    fields = write(
+        head.index,
+        head.version == (1, 0),
+        isinstance(head.framing, Chunked),
+        relay.host,
+        relay.drop_headers,
+        relay.only_headers,
+        relay.extra_headers,
+        peer,
+    )
+    return b"%b %b HTTP/1.1\r\n%b" % (head.method, head.target, fields)
 
 
-def _request_headers(head: RequestHead, relay: Relay, peer: str) -> list[tuple[bytes, bytes]]:
-    dropped, only = relay.drop_headers | {b"host"}, relay.only_headers
-    if head.version == (1, 0):
-        dropped |= {b"expect"}  # RFC 9110, section 10.1.1
-    headers = [(b"Host", relay.host)]
-    for header in end_to_end(head.headers):
+# A client says the same about itself with each request.
+@lru_cache(_REMEMBERED)
+def _fields(
+    index: Index,
+    old: bool,
+    chunked: bool,
+    host: bytes,
+    dropped: frozenset[bytes],
+    only: frozenset[bytes] | None,
+    extra: Headers,
+    peer: str,
+) -> bytes:
+    dropped |= {b"host", b"expect"} if old else {b"host"}  # RFC 9110, section 10.1.1
+    headers = [(b"Host", host)]
+    for header in end_to_end(index):
         name = header[0].lower()
         if name not in dropped and (only is None or name in only):
             headers.append(header)
-    if isinstance(head.framing, Chunked):
+    if chunked:
         headers.append((b"Transfer-Encoding", b"chunked"))
-    headers += relay.extra_headers
-    forwarded = _forwarded(head, peer) if only is None else []
+    headers += extra
+    forwarded = _forwarded(index, peer) if only is None else []
     if len(headers) + len(forwarded) <= MAX_HEADERS:  # never more than the backend takes
         headers += forwarded
-    return headers
+    return serialise_fields(headers)
 
 
-def _forwarded(head: RequestHead, peer: str) -> list[tuple[bytes, bytes]]:
+def _forwarded(index: Index, peer: str) -> list[tuple[bytes, bytes]]:
     found = [(b"X-Forwarded-For", peer.encode())] if peer else []
-    host = head.get(b"host")
-    if host is not None and head.get(b"x-forwarded-host") is None:
+    host = index.first(b"host")
+    if host is not None and b"x-forwarded-host" not in index.last:
         found.append((b"X-Forwarded-Host", host))
-    if head.get(b"x-forwarded-proto") is None:
+    if b"x-forwarded-proto" not in index.last:
         found.append((b"X-Forwarded-Proto", b"http"))
     return found
 
@@ -82,10 +108,10 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
     """
     answer = parse_response_head(raw, asked.method)
     framing = answer.framing
-    unbounded = isinstance(framing, Chunked | UntilClose)
+    unbounded = isinstance(framing, _UNBOUNDED)
     chunked = unbounded and asked.version == (1, 1)
     keep_alive = keep_alive and (chunked or not unbounded)
-    headers = end_to_end(answer.headers)
+    headers = end_to_end(answer.index)
     if answer.status >= 200:
         headers = _final_headers(headers, answer.status, relay.withheld, relay.answer_headers)
         if chunked:
@@ -94,14 +120,18 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
         if option:
             headers += ((b"Connection", option),)
     size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
-    text = serialise_response(answer.status, answer.reason, headers)
+    if headers is answer.headers and raw.startswith(b"HTTP/1.1"):
+        text = raw
+    else:
+        text = serialise_response(answer.status, answer.reason, headers)
     return Translation(answer, text, size, chunked, keep_alive)
 
 
 def _final_headers(headers: Headers, status: int, withheld: frozenset[bytes], added: Headers) -> Headers:
     if withheld:
         headers = tuple([header for header in headers if header[0].lower() not in withheld])
-    headers += added
+    if added:
+        headers += added
     if status == 204:  # RFC 9110, section 8.6
         headers = tuple([header for header in headers if header[0].lower() != b"content-length"])
     return headers

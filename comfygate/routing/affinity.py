@@ -10,6 +10,7 @@ from comfygate.interfaces import IRoutingPolicy
 from comfygate.line import Group, Line, group_of
 from comfygate.model import BackendView, Choice, Job
 from comfygate.routing.comparison import GROUPS, Comparison, Offer
+from comfygate.routing.snapshot import Snapshot, free_first
 
 SOON = 0.5
 """The part of its limit from which a job is served by a GPU that can be spared."""
@@ -49,10 +50,10 @@ class Affinity:
     def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
         """See :class:`comfygate.interfaces.IRoutingPolicy`."""
         line = Line.of(waiting)
-        offer = _urgent(line, backends)  # if none, then no GPU with room may run one
-        taking = [view for view in backends if view.available and len(view.active) < view.prefetch]
-        if offer is None and line and taking:
-            comparison = Comparison(line, backends, taking)
+        gpus = Snapshot.of(backends)
+        offer = _urgent(line, gpus)  # if none, then no GPU with room may run one
+        if offer is None and line and gpus.taking:
+            comparison = Comparison(line, gpus, gpus.taking)
             offer = self._overdue(line, comparison) or _usual(comparison)
         return None if offer is None else Choice(offer.job, offer.view.gpu_id)
 
@@ -91,13 +92,13 @@ def _number(name: str, text: str, *, whole: bool = False) -> float:
     return value
 
 
-def _urgent(line: Line, backends: Sequence[BackendView]) -> Offer | None:
+def _urgent(line: Line, gpus: Snapshot) -> Offer | None:
     for job in line:
         if not job.urgent:
             return None
-        accepting = [view for view in backends if view.accepts(job)]
+        accepting = [view for view in gpus if view.accepts(job)]
         if accepting:
-            return Comparison(line, backends, accepting).cheapest(job)
+            return Comparison(line, gpus, free_first(accepting)).cheapest(job)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What jobs cost on each GPU of a gate, held against each other; nothing is reckoned twice."""
+"""What jobs cost on each GPU of a gate, held against each other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from attrs import frozen
 
 from comfygate.line import Line
 from comfygate.model import BackendView, Job
+from comfygate.routing.snapshot import Snapshot
 
 GROUPS = 64
 """How many groups of jobs that load the same models are compared, those with the earliest jobs first."""
@@ -29,17 +30,16 @@ class Comparison:
     """The jobs of a line, and the GPUs that may get one now.
 
     :param line: the gate's waiting jobs.
-    :param backends: the gate's GPUs.
-    :param taking: those of them that have room.
-    :ivar taking: the same, those first that are free first.
+    :param gpus: the gate's.
+    :ivar taking: those of them that have room, those first that are free first.
     :ivar heads: the first job of each group, in order; few enough to compare them.
     """
 
-    def __init__(self, line: Line, backends: Sequence[BackendView], taking: Sequence[BackendView]) -> None:
+    def __init__(self, line: Line, gpus: Snapshot, taking: Sequence[BackendView]) -> None:
         self._line = line
-        self._there = [view for view in backends if view.available]
-        self.taking = sorted(taking, key=lambda view: (len(view.active), view.backlog, view.gpu_id))
-        self._seconds: dict[tuple[int, frozenset[str]], float] = {}
+        self._gpus = gpus
+        self._there = gpus.available
+        self.taking = taking
         self.heads = list(islice(line.heads(), GROUPS))
 
     @property
@@ -63,8 +63,9 @@ class Comparison:
 
         It is not put behind others where an idle GPU has loaded its models before those have run.
         """
+        somewhere = [job for job in jobs if self._may_be_loaded(job)]
         for view in self.taking:
-            for job in jobs:
+            for job in somewhere:
                 if self._has(view, job) and not self._is_earlier_elsewhere(job, view):
                     return Offer(job, view)
         return None
@@ -112,9 +113,10 @@ class Comparison:
         seconds = self._load(view, job)
         return not seconds or seconds <= SLIGHT * view.estimates.run(job)
 
+    def _may_be_loaded(self, job: Job) -> bool:
+        """Whether a GPU may have loaded what a job needs, or nearly: for most jobs this says no at once."""
+        longest = max(map(self._gpus.least_load, job.models), default=0.0)
+        return longest <= SLIGHT * self._gpus.longest_run(job)
+
     def _load(self, view: BackendView, job: Job) -> float:
-        key = (view.gpu_id, job.models)
-        found = self._seconds.get(key)
-        if found is None:
-            found = self._seconds[key] = view.load_seconds(job.models)
-        return found
+        return self._gpus.load_seconds(view, job.models)

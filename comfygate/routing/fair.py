@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
-from heapq import heapify, heappop
 
 from attrs import evolve
 from zope.interface import implementer
@@ -13,6 +11,7 @@ from comfygate.interfaces import IRoutingPolicy
 from comfygate.line import Line
 from comfygate.model import BackendView, Choice, Job
 from comfygate.routing.registry import Policies
+from comfygate.routing.snapshot import Snapshot
 
 CLIENTS = 32
 """How many clients are asked whose jobs may run on the same GPUs; if nothing of theirs fits now, little else will."""
@@ -40,23 +39,16 @@ class Fair:
 
     def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
         """See :class:`comfygate.interfaces.IRoutingPolicy`."""
-        line = Line.of(waiting)
-        if not line or not (line[0].urgent or any(map(_has_place, backends))):
+        line, gpus = Line.of(waiting), Snapshot.of(backends)
+        places = {view.gpu_id for view in gpus.taking}
+        if not line or not (places or line[0].urgent):
             return None
         # What is held may come later in the queue, and yet be its client's turn: it is not pushed back.
-        closed = [view if _has_place(view) else evolve(view, prefetch=0) for view in backends]
-        clients = [(line.due(client), own[0].order, client) for client, own in line.clients().items()]
-        heapify(clients)
-        refusals: Counter[frozenset[int]] = Counter()
-        while clients:
-            own = line.clients()[heappop(clients)[2]]
-            if refusals[own[0].targets] < CLIENTS:
-                choice = self.within.select(own, backends if own[0].urgent else closed, now)
+        closed = Snapshot(view if view.gpu_id in places else evolve(view, prefetch=0) for view in gpus)
+        for own in line.turns(CLIENTS):
+            urgent = own[0].urgent
+            if urgent or any(not places.isdisjoint(job.targets) for job in own.heads()):
+                choice = self.within.select(own, gpus if urgent else closed, now)
                 if choice is not None:
                     return choice
-                refusals[own[0].targets] += 1
         return None
-
-
-def _has_place(view: BackendView) -> bool:
-    return view.available and len(view.active) < view.prefetch

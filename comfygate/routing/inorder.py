@@ -25,13 +25,18 @@ class InOrder(ABC):
 
     def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
         """See :class:`comfygate.interfaces.IRoutingPolicy`."""
+        roomy = {view.gpu_id for view in backends}
         for job in waiting:
-            if not any(view.has_room(job.order) for view in backends):
-                return None
+            if roomy.isdisjoint(job.targets):
+                continue
             candidates = [view for view in backends if view.accepts(job)]
             picked = self.pick(job, candidates, backends) if candidates else None
             if picked is not None:
                 return Choice(job, picked.gpu_id)
+            if not candidates:  # some GPU is full for this job, and so for all later ones
+                roomy = {view.gpu_id for view in backends if view.has_room(job.order)}
+                if not roomy:
+                    return None
         return None
 
     @abstractmethod

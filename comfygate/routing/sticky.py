@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from comfygate.model import BackendView, Job
+from comfygate.model import BackendView, Choice, Job
 from comfygate.routing.inorder import InOrder, work_besides
 
 
@@ -16,6 +16,13 @@ class StickyByClient(InOrder):
     they move to the client's next choice, and other clients stay where they
     are.  Prompts without a client_id go wherever there is least work.
     """
+
+    def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+        """See :class:`comfygate.interfaces.IRoutingPolicy`."""
+        firsts: dict[tuple[str | None, frozenset[int]], Job] = {}
+        for job in waiting:  # if a client's first job finds no room, then its later ones don't either
+            firsts.setdefault((job.client_id, job.targets), job)
+        return super().select(list(firsts.values()), backends, now)
 
     def pick(self, job: Job, candidates: Sequence[BackendView], backends: Sequence[BackendView]) -> BackendView | None:
         """See :class:`InOrder`."""

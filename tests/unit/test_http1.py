@@ -20,11 +20,12 @@ from comfygate.http1 import (
     decoder_for,
     encode_chunk,
     end_to_end,
+    index_of,
     parse_request_head,
     parse_response_head,
     request_head_end,
     response_head_end,
-    serialise_request,
+    serialise_fields,
     serialise_response,
 )
 
@@ -351,16 +352,16 @@ def test_hop_by_hop_fields_are_dropped_and_the_rest_kept_in_order() -> None:
         (b"x-a", b"2"),
         (b"X-B", b"3"),
     )
-    assert end_to_end(headers) == ((b"X-B", b"1"), (b"x-a", b"2"), (b"X-B", b"3"))
+    assert end_to_end(index_of(headers)) == ((b"X-B", b"1"), (b"x-a", b"2"), (b"X-B", b"3"))
 
 
 def test_connection_cannot_take_the_framing_away() -> None:
     headers = ((b"Connection", b"Content-Length, Host"), (b"Host", b"h"), (b"Content-Length", b"5"))
-    assert end_to_end(headers) == headers[1:]
+    assert end_to_end(index_of(headers)) == headers[1:]
 
 
 def test_serialisation_parses_back() -> None:
-    data = serialise_request(b"PUT", b"/x?y", [(b"Host", b"h"), (b"Content-Length", b"3")])
+    data = b"PUT /x?y HTTP/1.1\r\n" + serialise_fields([(b"Host", b"h"), (b"Content-Length", b"3")])
     assert parse_request_head(data).framing == Length(3)
     data = serialise_response(418, b"Teapot", [(b"Content-Length", b"3")])
     assert parse_response_head(data, b"GET").reason == b"Teapot"

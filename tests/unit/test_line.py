@@ -1,11 +1,14 @@
 """The waiting jobs of a gate: what is built from them stays right, whatever comes and goes."""
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 
 from comfygate.line import Line, group_of
 from comfygate.model import Job
+from comfygate.routing.shares import Shares
 from comfygate.testing import job
 
 
@@ -85,3 +88,30 @@ def test_whatever_comes_and_goes_it_is_as_if_made_anew(seed: int) -> None:
         key: list(own) for key, own in fresh.clients().items()
     }
     assert {group_of(each) for each in there} == {group_of(each) for each in line.heads()}
+
+
+def turns(line: Line, most: int) -> Iterator[Line]:
+    """What :meth:`Line.turns` promises, one client after the other."""
+    met: Counter[frozenset[int]] = Counter()
+    for own in sorted(line.clients().values(), key=lambda own: (line.due(own[0].client), own[0].order)):
+        met[own[0].targets] += 1
+        if met[own[0].targets] <= most:
+            yield own
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_clients_take_turns_by_what_they_had_and_by_their_first_jobs(seed: int) -> None:
+    dice = random.Random(seed)
+    shares = Shares()
+    line = Line((), shares.due)
+    for _ in range(200):
+        if line and dice.random() < 0.45:
+            gone = dice.choice(line[:])
+            line.remove(gone)
+            shares.charge(gone.client, dice.choice([1.0, 5.0]))
+        else:
+            number = dice.choice([None, -1.0, dice.uniform(0, 1000)])
+            targets = dice.choice([[0], [0, 1], [1]])
+            line.add(job(number=number, targets=targets, client_id=dice.choice("abcdefghijklmnop")))
+        most = dice.randrange(1, 6)
+        assert list(map(list, line.turns(most))) == list(map(list, turns(line, most)))

@@ -1,13 +1,15 @@
 """The policies that are short: fair, weighted, most-free-memory."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from attrs import evolve
 
 from comfygate.line import Line
-from comfygate.model import BackendView, Choice
+from comfygate.model import BackendView, Choice, Job
 from comfygate.routing.fair import Fair
+from comfygate.routing.least_loaded import LeastLoaded
 from comfygate.routing.most_free_memory import MostFreeMemory
 from comfygate.routing.registry import Policies, PolicyError
 from comfygate.routing.shares import Shares
@@ -47,6 +49,24 @@ def test_a_thousand_clients_that_cannot_be_served_do_not_keep_others_waiting() -
     pinned = [job(client_id=str(number), targets=[0]) for number in range(1000)]
     free = job(client_id="free")
     assert Fair(within="least-loaded").select([*pinned, free], [view(0, running=2), view(1)], 0.0) == Choice(free, 1)
+
+
+def test_fair_asks_about_no_client_whose_jobs_no_gpu_with_room_may_run() -> None:
+    class Asked(LeastLoaded):
+        def select(self, waiting: Sequence[Job], backends: Sequence[BackendView], now: float) -> Choice | None:
+            asked.extend(waiting)
+            return super().select(waiting, backends, now)
+
+    asked: list[Job] = []
+    fair = Fair()
+    fair.within = Asked()
+    pinned = [job(client_id=str(number), targets=[0]) for number in range(9)]
+    both = [job(client_id="a", targets=[0]), job(client_id="a", targets=[1])]
+    views = [view(0, running=2), view(1)]
+    assert fair.select(pinned, views, 0.0) is None
+    assert not asked
+    assert fair.select([*pinned, *both], views, 0.0) == Choice(both[1], 1)
+    assert asked == both
 
 
 def test_fair_takes_what_its_inner_policy_takes() -> None:

@@ -38,6 +38,7 @@ def open_ports(*max_waits: float) -> list[GateFactory]:
         max_body=0,
         backend_timeout=300.0,
         cors_origins=(),
+        is_fast=False,
     )
     gates = {
         f"gpu-{n}": GateConfig(

@@ -1,3 +1,4 @@
+import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from zope.interface.verify import verifyObject
 from comfygate.interfaces import IInterruptPolicy, IRoutingPolicy
 from comfygate.model import BackendState, BackendView, Choice, Job
 from comfygate.routing.assignment import GateRouting, expected_gpu, next_choice
+from comfygate.routing.inorder import InOrder
 from comfygate.routing.interrupts import AskAll, LedgerLookup
 from comfygate.routing.least_loaded import LeastLoaded
 from comfygate.routing.registry import Policies, PolicyError, PolicyMaker
@@ -91,6 +93,32 @@ def test_a_long_queue_is_not_searched_when_no_gpu_could_take_any_of_it() -> None
     assert len(seen) == 1
     front = job(number=0.5)
     assert LeastLoaded().select([front, *seen], full, 0.0) == Choice(front, 0)
+
+
+def one_after_the_other(policy: InOrder, waiting: Sequence[Job], backends: Sequence[BackendView]) -> Choice | None:
+    for one in waiting:
+        candidates = [each for each in backends if each.accepts(one)]
+        picked = policy.pick(one, candidates, backends) if candidates else None
+        if picked is not None:
+            return Choice(one, picked.gpu_id)
+    return None
+
+
+@pytest.mark.parametrize("policy", [LeastLoaded(), StickyByClient()])
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_as_if_each_job_were_asked_about(policy: InOrder, seed: int) -> None:
+    dice = random.Random(seed)
+    for _ in range(20):
+        waiting = [
+            job(number=number, targets=dice.choice([[0], [1], [0, 1], [2]]), client_id=dice.choice([None, *"abc"]))
+            for number in sorted(dice.choice([-1.0, 1.0, dice.uniform(0, 9)]) for _ in range(dice.randrange(9)))
+        ]
+        backends = [
+            view(n, active=tuple((dice.uniform(-2, 9), 0) for _ in range(dice.randrange(4))), prefetch=2)
+            for n in range(dice.randrange(4))
+        ]
+        expected = one_after_the_other(policy, waiting, backends)
+        assert policy.select(waiting, backends, 0.0) == expected
 
 
 def test_among_gates_the_job_that_would_run_first_wins() -> None:
