@@ -418,7 +418,7 @@ class GateConnection(Protocol):
         """The answer is complete."""
         self._exchange = None
         self._upload_held = False
-        if keep_alive and not (self._buffer or self._eof or self._paused or self._port.stopping):
+        if keep_alive and not (self._buffer or self._eof or self._paused or self._full or self._port.stopping):
             self._head = None
             self._state = _HEAD
             self._until = self._port.clock.seconds() + self._limits.idle
