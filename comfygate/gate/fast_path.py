@@ -308,23 +308,18 @@ def spin(reactor: Any) -> None:
         for _ in range(ROUNDS):
             for number, event in poll(-1 if timeout is None else timeout, len(selectables)):
                 found = selectables.get(number)
-                if found is not None:  # else another one's event has closed it
-                    _handle(reactor, found, number, event)
+                if event == EPOLLIN and isinstance(found, _Direct):
+                    try:
+                        why = found.doRead()
+                    except Exception as error:
+                        log.failure("a connection failed")
+                        why = error
+                    if why:
+                        reactor._disconnectSelectable(found, why, True)
+                elif found is not None:  # else another one's event has closed it
+                    callWithLogger(found, reactor._doReadOrWrite, found, number, event)
             timeout = reactor.timeout()
             if timeout == 0 or reactor.threadCallQueue or reactor._justStopped:
                 return
 
     reactor.doIteration = iterate  # type: ignore[method-assign]
-
-
-def _handle(reactor: Any, found: Any, number: int, event: int) -> None:
-    if event != EPOLLIN or not isinstance(found, _Direct):
-        callWithLogger(found, reactor._doReadOrWrite, found, number, event)
-        return
-    try:
-        why = found.doRead()
-    except Exception as error:
-        log.failure("a connection failed")
-        why = error
-    if why:
-        reactor._disconnectSelectable(found, why, True)

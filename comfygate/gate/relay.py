@@ -235,6 +235,8 @@ class Exchange:
 
     def upstream_received(self, data: bytes) -> None:
         """Relay a part of the answer."""
+        if self._plan is not None and not self._heard and self._answer_known(self._plan, data):
+            return
         self._heard = True
         self._moved = self._clock.seconds()
         try:
@@ -341,9 +343,23 @@ class Exchange:
     def _translate(self, raw: bytes) -> Translation:
         client, head = self._client, self._head
         goes_on = head.keep_alive and client.body.finished and not client.closing
+        told = translate(raw, head, self._relay, goes_on)
         if goes_on and self._plan is not None:
-            return self._plan.translate(raw)
-        return translate(raw, head, self._relay, goes_on)
+            self._plan.learn(raw, told)
+        return told
+
+    def _answer_known(self, plan: Plan, data: bytes) -> bool:
+        """Pass an answer on that has come whole, and whose head is known."""
+        told, client, upstream = plan.recognise(data), self._client, self._upstream
+        if told is None or upstream is None or client.closing:
+            return False
+        self._over = True
+        self.ready = False
+        self._upstream = None
+        upstream.give_back()
+        client.answer(told.answer.status, data if told.is_unchanged else told.text + data[len(data) - (told.size or 0) :])
+        client.finished(True)
+        return True
 
     def _relay_interim(self, told: Translation) -> None:
         """RFC 9110, section 15.2: pass 1xx on, but never to an HTTP/1.0 client."""
