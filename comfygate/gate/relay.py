@@ -144,13 +144,17 @@ class Exchange:
         """Whether the final answer has begun."""
         return self._answer is not None
 
-    def repeat(self, plan: Plan, upstream: UpstreamConnection, body: bytes) -> None:
-        """Send what was sent for a request like this one."""
+    def go_on(self, plan: Plan, upstream: UpstreamConnection, request: bytes, began: float) -> None:
+        """Go on with a request that has been sent.
+
+        :param began: when that was.
+        """
         self._plan = plan
         self._upstream = upstream
-        self.request = plan.request + body if body else plan.request
+        self._moved = began
+        self.request = request
         self.ready = True
-        upstream.begin(self, self.request)
+        upstream.lend(self)
 
     def start(self) -> None:
         """Get a connection and send the request."""
@@ -235,8 +239,6 @@ class Exchange:
 
     def upstream_received(self, data: bytes) -> None:
         """Relay a part of the answer."""
-        if self._plan is not None and not self._heard and self._answer_known(self._plan, data):
-            return
         self._heard = True
         self._moved = self._clock.seconds()
         try:
@@ -347,19 +349,6 @@ class Exchange:
         if goes_on and self._plan is not None:
             self._plan.learn(raw, told)
         return told
-
-    def _answer_known(self, plan: Plan, data: bytes) -> bool:
-        """Pass an answer on that has come whole, and whose head is known."""
-        told, client, upstream = plan.recognise(data), self._client, self._upstream
-        if told is None or upstream is None or client.closing:
-            return False
-        self._over = True
-        self.ready = False
-        self._upstream = None
-        upstream.give_back()
-        client.answer(told.answer.status, data if told.is_unchanged else told.text + data[len(data) - (told.size or 0) :])
-        client.finished(True)
-        return True
 
     def _relay_interim(self, told: Translation) -> None:
         """RFC 9110, section 15.2: pass 1xx on, but never to an HTTP/1.0 client."""

@@ -100,6 +100,10 @@ class Translation:
     chunked: bool
     keep_alive: bool
 
+    def anew(self, data: bytes) -> bytes:
+        """The whole answer `data`, with this head."""
+        return self.text + data[len(data) - (self.size or 0) :]
+
 
 def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) -> Translation:
     """Read the head of an answer, and write what the client is told.
