@@ -399,8 +399,6 @@ class GateConnection(Protocol):
         self._state = _RELAYING
         self._kind = plan.relay.kind
         self._exchange = self._repeated
-        if plan.relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
-            self._alarm.watch()
 
     def exchanges(self, exchange: Exchange) -> None:
         """It is under way like any other from now on."""
@@ -408,6 +406,7 @@ class GateConnection(Protocol):
 
     def answer_again(self, status: int, data: bytes) -> None:
         """Send a whole answer, and be ready for the next request."""
+        self._exchange = None  # whether the client takes it is no concern of the upstream any more
         self.answer(status, data)
         self.finished(True)
 
