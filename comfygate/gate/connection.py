@@ -408,7 +408,15 @@ class GateConnection(Protocol):
         """Send a whole answer, and be ready for the next request."""
         self._exchange = None  # whether the client takes it is no concern of the upstream any more
         self.answer(status, data)
-        self.finished(True)
+        if self._buffer or self._eof or self._paused or self._full:
+            self.finished(True)
+            return
+        self._head = None
+        self._state = _HEAD
+        # What is to be done then has not changed since the head before.
+        self._until = self._port.clock.seconds() + self._limits.idle
+        if self._alarm.at > self._until:
+            self._alarm.watch()
 
     def watch(self) -> None:
         """What the exchange waits for may be overdue sooner than was thought."""
@@ -418,14 +426,6 @@ class GateConnection(Protocol):
         """The answer is complete."""
         self._exchange = None
         self._upload_held = False
-        if keep_alive and not (self._buffer or self._eof or self._paused or self._full or self._port.stopping):
-            self._head = None
-            self._state = _HEAD
-            self._until = self._port.clock.seconds() + self._limits.idle
-            self._late = self._head_late
-            if self._alarm.at > self._until:
-                self._alarm.watch()
-            return
         if keep_alive:
             self._next()
         elif self.body.finished and not self._buffer:

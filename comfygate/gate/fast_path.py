@@ -21,7 +21,7 @@ from contextlib import suppress
 from fcntl import F_SETPIPE_SZ, fcntl
 from select import EPOLLIN
 from socket import socket
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet import tcp
 from twisted.internet.epollreactor import EPollReactor
@@ -290,7 +290,7 @@ class Dialler:
 def shorten(port: IListeningPort) -> None:
     """Let the clients of a port that listens now take the shorter way."""
     if isinstance(port, tcp.Port):
-        port.transport = DirectServer
+        port.transport = cast(Any, DirectServer)
 
 
 def spin(reactor: Any) -> None:
