@@ -408,17 +408,18 @@ class GateConnection(Protocol):
 
     def answer_again(self, status: int, data: bytes) -> None:
         """Send a whole answer, and be ready for the next request."""
-        self.answer(status, data)
-        if self._buffer or self._eof or self._paused:
+        self._exchange = None
+        if self._buffer or self._eof or self._paused or self._full:
+            self.answer(status, data)
             self.finished(True)
             return
-        self._exchange = None
         self._head = None
         self._state = _HEAD
         # What is to be done then has not changed since the head before.
         self._until = self._port.clock.seconds() + self._limits.idle
         if self._alarm.at > self._until:
             self._alarm.watch()
+        self.answer(status, data)
 
     def watch(self) -> None:
         """What the exchange waits for may be overdue sooner than was thought."""

@@ -81,7 +81,7 @@ class _Direct:
 
     def write(self: Any, data: bytes) -> None:
         """Send `data`, or queue what cannot be sent now."""
-        if self.dataBuffer or self._tempDataLen or self.disconnecting or self._writeDisconnecting:
+        if self.dataBuffer or self._tempDataLen or self.disconnecting or self._writeDisconnecting or self._aborting:
             super().write(data)  # type: ignore[misc]
         elif self.connected and data:
             try:
@@ -93,8 +93,9 @@ class _Direct:
 
     @property
     def is_clear(self: Any) -> bool:
-        """Whether nothing waits to be sent."""
-        return bool(self.connected) and not (self.dataBuffer or self._tempDataLen or self.disconnecting)
+        """Whether what is written now is sent now."""
+        closing = self.disconnecting or self._writeDisconnecting or self._aborting
+        return bool(self.connected) and not (self.dataBuffer or self._tempDataLen or closing)
 
     def writeSequence(self: Any, iovec: Iterable[bytes]) -> None:
         """Send several pieces as one."""

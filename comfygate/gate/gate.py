@@ -124,11 +124,12 @@ class Gate:
         """See :class:`comfygate.gate.site.IGateSite`."""
         self._check_origin(head)
         route = classify(head.method, head.path, several=self._several)
+        era = None if self._costs(route) else self._era
         wait = self._take_token(route, peer)
         if wait:
             waiting: Deferred[None] = deferLater(self._clock, wait)
             return waiting.addCallback(lambda _: self._decide(head, route, peer))
-        return self._decide(head, route, peer)
+        return self._decide(head, route, peer, era)
 
     def error_headers(self, head: RequestHead) -> Headers:
         """See :class:`comfygate.gate.site.IGateSite`."""
@@ -163,14 +164,16 @@ class Gate:
             retry_after=wait,
         )
 
-    def _decide(self, head: RequestHead, route: Route, peer: str) -> Decision | Deferred[Decision]:
+    def _decide(
+        self, head: RequestHead, route: Route, peer: str, era: Era | None = None
+    ) -> Decision | Deferred[Decision]:
         if head.upgrade == b"websocket":
             return Upgrade(self.bridges.accept(head, lambda: self._home(head, peer).gpu_id))
         if route.control:
             return self._to_control(head, route)
         if self._several and route.kind is Kind.VIEW:
             return self._to_owner(head, route, peer)
-        return self._to(self._backend(head, route, peer), route, era=None if self._costs(route) else self._era)
+        return self._to(self._backend(head, route, peer), route, era)
 
     def _to_control(self, head: RequestHead, route: Route) -> Relay:
         _check_encoding(head)

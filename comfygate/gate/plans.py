@@ -88,6 +88,7 @@ class Plans:
         size = framing.size if isinstance(framing, Length) else 0
         if size > MAX_BODY or (relay.max_body is not None and size > relay.max_body):
             return
+        self._plans.pop((peer, raw), None)
         if len(self._plans) >= self._most:
             del self._plans[next(iter(self._plans))]
         self._plans[peer, raw] = Plan(head, relay, era, request, size)

@@ -363,6 +363,8 @@ class Exchange:
         self._answer = told.answer
         self._chunks_out = told.chunked
         self._keep_alive = told.keep_alive
+        if not self._client.body.finished:  # it is no longer the client that is waited for
+            self._client.watch()
         if told.size == len(data):
             self._client.answer(told.answer.status, told.text + data)
             self._complete()

@@ -278,3 +278,59 @@ def test_a_page_from_elsewhere_is_refused_before_it_costs_a_token() -> None:
     upgrade = {"Upgrade": "websocket", "Connection": "upgrade", "Origin": "http://evil.example"}
     assert port.refusal("GET /ws", **upgrade).status == 403
     assert isinstance(port.ask("POST /prompt", Origin="http://localhost:8182"), Relay)
+
+
+# What may be decided the same again.
+
+
+def test_what_is_relayed_without_a_token_is_decided_once() -> None:
+    port = Port()
+    for line in ("GET /", "GET /view?filename=x", "HEAD /embeddings", "GET /settings", "GET /mine"):
+        era = port.ask(line).era
+        assert era is not None and not era.over and port.ask(line).era is era, line
+    assert Port(rate=0).ask("POST /mine").era is not None
+    hub = Port(name="hub", gpu_ids=(0, 1, 2))
+    assert hub.ask("GET /mine").era is not None
+
+
+def test_what_costs_a_token_or_is_looked_at_is_decided_each_time() -> None:
+    port = Port(burst=100)
+    for line in ("POST /mine", "GET /history", "DELETE /userdata/a", "POST /prompt", "GET /queue", "POST /interrupt"):
+        assert port.ask(line).era is None, line
+    hub = Port(name="hub", gpu_ids=(0, 1, 2))
+    hub.backends[2].client.folder["/view?filename=a.png&type=temp&subfolder="] = 5.0
+    for line in ("GET /view?filename=a.png&type=temp", "GET /view?filename=a.png", "GET /system_stats"):
+        decision = hub.ask(line)
+        assert (decision.result if isinstance(decision, Deferred) else decision).era is None, line
+
+
+@pytest.mark.parametrize("line", ["GET /mine", "GET /settings"])
+@pytest.mark.parametrize("gpu_id", [0, 1, 2])
+def test_an_era_ends_with_every_change_of_a_backend(line: str, gpu_id: int) -> None:
+    port = Port(name="hub", gpu_ids=(0, 1, 2))
+    for state in (BackendState.DOWN, BackendState.STARTING, BackendState.READY):
+        era = port.ask(line).era
+        port.backends[gpu_id].become(state)
+        port.gate.backend_changed()  # as its port does
+        assert era.over and not port.ask(line).era.over
+
+
+def test_an_era_ends_with_the_values_that_it_began_with() -> None:
+    port = Port()
+    for change in ({"rate": 5}, {"max_body": 5}, {"backend_timeout": 5}, {"gpu_ids": (2,)}, {}):
+        era = port.ask("GET /mine").era
+        port.gate.behave(evolve(port.gate.facts, **change))
+        assert era.over
+        assert not port.ask("GET /mine").era.over
+
+
+def test_what_waited_for_its_token_is_of_no_era() -> None:
+    """Other origins may be allowed by the time it goes on, and its token may cost nothing any more."""
+    port = Port(max_wait=10, burst=1)
+    port.ask("POST /mine")
+    waiting = port.ask("POST /mine")
+    port.gate.behave(evolve(port.gate.facts, rate=0))
+    decided: list[Any] = []
+    waiting.addCallback(decided.append)
+    port.clock.advance(10)
+    assert decided[0].era is None

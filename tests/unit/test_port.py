@@ -15,7 +15,9 @@ from comfygate.config.settings import Config, GateConfig, parse
 from comfygate.errors import GateError
 from comfygate.gate.cross_origin import CrossOriginSite
 from comfygate.gate.server import GateFactory
+from comfygate.gate.site import Relay
 from comfygate.http1 import parse_request_head
+from comfygate.model import BackendState
 from comfygate.ports import Ports
 from tests.unit.fakes import FakeBackend
 
@@ -45,10 +47,12 @@ class Reactor:
 class Stage:
     """The ports of one configuration after the other, over two GPUs."""
 
-    def __init__(self) -> None:
+    def __init__(self, main: str = "") -> None:
         self.reactor = Reactor()
-        config, gates = read("")
-        fleet = Fleet([FakeBackend(0), FakeBackend(1)])
+        _, gates = read("")
+        config = parse_more(main)
+        self.backends = [FakeBackend(0), FakeBackend(1)]
+        fleet = Fleet(self.backends)
         self.counted: list[tuple[int, ...]] = []
         self.ports = Ports(self.reactor, config, fleet, self.status)
         self.sockets = contextlib.ExitStack()
@@ -123,6 +127,44 @@ def test_pages_of_other_origins_are_let_in_and_shut_out(stage: Stage) -> None:
     assert isinstance(factory.site, CrossOriginSite)
     stage.ports.follow(config, gates, (), {})
     assert not isinstance(factory.site, CrossOriginSite)
+
+
+def test_what_was_decided_before_a_reload_is_decided_anew(stage: Stage) -> None:
+    factory = stage.reactor.factories["fast"]
+    raw = b"GET /mine HTTP/1.1\r\nHost: x\r\nOrigin: http://x\r\n\r\n"
+    head = parse_request_head(raw)
+    _, gates = read("")
+    for main in ("", "cors_origins = *\n", "cors_origins = http://y\n", ""):
+        stage.ports.follow(parse_more(main), gates, (), {})
+        assert factory.plans.find("", raw) is None
+        relay = factory.site.admit(head, "")
+        assert isinstance(relay, Relay)
+        assert any(name == b"Vary" for name, _ in relay.answer_headers) is bool(main)
+        factory.plans.keep("", raw, head, relay, b"")
+        plan = factory.plans.find("", raw)
+        assert plan is not None and plan.relay is relay
+
+
+def test_what_was_decided_before_a_backend_changed_is_decided_anew(stage: Stage) -> None:
+    head = parse_request_head(b"GET /mine HTTP/1.1\r\nHost: x\r\n\r\n")
+    for state in (BackendState.STARTING, BackendState.READY):
+        relays = [stage.reactor.factories[name].site.admit(head, "") for name in ("fast", "gpu-0")]
+        eras = [relay.era for relay in relays if isinstance(relay, Relay)]
+        assert [era is not None and not era.over for era in eras] == [True, True]
+        stage.backends[1].become(state)
+        assert [era is not None and era.over for era in eras] == [True, True]
+
+
+def test_nothing_is_decided_before_where_the_fast_path_is_off() -> None:
+    for word, kept in (("on", 1), ("off", 0)):
+        stage = Stage(f"fast_path = {word}\n")
+        with stage.sockets:
+            factory = stage.reactor.factories["fast"]
+            head = parse_request_head(b"GET /mine HTTP/1.1\r\nHost: x\r\n\r\n")
+            relay = factory.site.admit(head, "")
+            assert isinstance(relay, Relay)
+            factory.plans.keep("", b"", head, relay, b"")
+            assert len(factory.plans) == kept
 
 
 def parse_more(main: str) -> Config:

@@ -608,6 +608,18 @@ def test_a_body_that_does_not_come_is_408() -> None:
     assert house.client.half_closed
 
 
+def test_a_backend_that_answers_early_is_waited_for_no_longer_than_others() -> None:
+    house = House()
+    house.site.options = {"backend_timeout": 20.0}
+    up = house.ask(POST + b"h")
+    house.clock.advance(15)
+    up.receive(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
+    house.clock.advance(19)
+    assert not house.client.aborted
+    house.clock.advance(1)
+    assert house.client.aborted and up.aborted
+
+
 def test_who_waits_for_100_is_not_blamed_for_a_slow_backend() -> None:
     house = House()
     up = house.ask(POST.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
