@@ -406,9 +406,9 @@ class GateConnection(Protocol):
 
     def answer_again(self, status: int, data: bytes) -> None:
         """Send a whole answer, and be ready for the next request."""
-        self._exchange = None  # whether the client takes it is no concern of the upstream any more
-        self.answer(status, data)
+        self._exchange = None
         if self._buffer or self._eof or self._paused or self._full:
+            self.answer(status, data)
             self.finished(True)
             return
         self._head = None
@@ -417,6 +417,7 @@ class GateConnection(Protocol):
         self._until = self._port.clock.seconds() + self._limits.idle
         if self._alarm.at > self._until:
             self._alarm.watch()
+        self.answer(status, data)
 
     def watch(self) -> None:
         """What the exchange waits for may be overdue sooner than was thought."""
