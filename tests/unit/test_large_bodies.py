@@ -354,6 +354,43 @@ def test_a_silent_backend_is_noticed_in_mid_body(house: House) -> None:
     assert house.client.reset and house.spliced
 
 
+def limited(house: House, **limits: float) -> None:
+    """Let the client be one with other limits."""
+    house.client.finish()
+    house.loop.until(house.client.at_end, lambda: not house.factory.connections)
+    house.factory.limits = Limits(**limits)  # type: ignore[arg-type]
+    house.client = house.connect()
+
+
+def test_a_client_that_never_reads_on_is_cut_off(house: House) -> None:
+    limited(house, stalled=0.2)
+    backend = begun(house, 32 * MIB)
+    house.loop.until(backend.at_end)
+    house.loop.until(house.client.at_end)
+    assert house.client.reset and house.spliced
+
+
+def test_an_upload_that_stops_is_408(house: House) -> None:
+    limited(house, body_idle=0.2)
+    backend = house.ask(post(32 * MIB))
+    house.client.send(pattern(4 * MIB))
+    house.loop.until(house.client.sent, backend.got(4 * MIB))
+    house.loop.until(backend.at_end, house.client.got(12))
+    assert backend.reset and house.client.received.startswith(b"HTTP/1.1 408") and house.spliced
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_a_port_that_closes_in_mid_body(house: House, held: bool) -> None:
+    backend = begun(house, 32 * MIB)
+    if not held:
+        house.loop.until(house.client.got(MIB))
+    stopped: list[None] = []
+    house.factory.stop(grace=0.1).addCallback(stopped.append)
+    house.loop.until(lambda: stopped, backend.at_end)
+    house.loop.until(house.client.at_end)
+    assert house.client.reset and house.spliced
+
+
 def test_nothing_is_left_of_many(house: House) -> None:
     size = LARGE + MIB
     backend = house.ask(GET)
