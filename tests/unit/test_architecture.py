@@ -64,6 +64,7 @@ TIERS = {
         "comfygate.adoption",
         "comfygate.claims",
         "comfygate.daemon",
+        "comfygate.footprint",
         "comfygate.gpus",
         "comfygate.hangups",
         "comfygate.herald",
