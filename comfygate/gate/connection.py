@@ -18,8 +18,9 @@ from comfygate.errors import GateError
 from comfygate.gate.alarm import Alarm, Due
 from comfygate.gate.answers import broken, connection_option, from_error, render
 from comfygate.gate.limits import Limits
-from comfygate.gate.plans import Plans
+from comfygate.gate.plans import Plan, Plans
 from comfygate.gate.relay import Exchange
+from comfygate.gate.repeated import Repeated
 from comfygate.gate.site import Answer, Decision, IGateSite, Relay, Upgrade
 from comfygate.gate.sockets import Wire, is_dead, peer_ip, tune
 from comfygate.gate.tally import Tally
@@ -96,7 +97,8 @@ class GateConnection(Protocol):
         self._wire: Wire
         self._state = State.HEAD
         self._head: RequestHead | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | Repeated | None = None
+        self._repeated = Repeated(self, port.plans, port.clock, port.limits)
         self._deciding: Deferred[Decision] | None = None
         self._buffer = bytearray()  # came before its turn
         self._scanned = 0  # bytes of it in which no head ended
@@ -133,7 +135,7 @@ class GateConnection(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Bytes came from the client."""
         self._tally.received += len(data)
-        if self._state is _HEAD and not self._buffer and not self._full and self._repeat(data):
+        if self._state is _HEAD and not self._buffer and not self._full and self._repeated.take(data):
             return
         if self._takes_body():
             self._feed(data)
@@ -316,27 +318,6 @@ class GateConnection(Protocol):
         successor.makeConnection(cast(ITransport, wire))
         successor.dataReceived(raw)
 
-    def _repeat(self, data: bytes) -> bool:
-        """Do with a request that has come whole what was done with one like it, if one is remembered."""
-        end = data.find(b"\r\n\r\n") + 4
-        plan = self._port.plans.find(self.peer, data[:end])
-        if plan is None or plan.size != len(data) - end:
-            return False
-        relay = plan.relay
-        upstream = relay.pool.take()
-        if upstream is None:
-            return False
-        self._head = plan.head
-        self.body = _NO_MORE
-        self._port.requests += 1
-        self._state = _RELAYING
-        self._kind = relay.kind
-        exchange = self._exchange = Exchange(self, plan.head, relay, self._port.clock, self._limits)
-        exchange.repeat(plan, upstream, data[end:])
-        if relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
-            self._alarm.watch()
-        return True
-
     # The request's body.
 
     def _takes_body(self) -> bool:
@@ -409,6 +390,26 @@ class GateConnection(Protocol):
         self._upload_held = held
         self._pause_or_resume()
         self._alarm.watch()
+
+    def repeats(self, plan: Plan) -> None:
+        """A request like that of `plan` is under way."""
+        self._head = plan.head
+        self.body = _NO_MORE
+        self._port.requests += 1
+        self._state = _RELAYING
+        self._kind = plan.relay.kind
+        self._exchange = self._repeated
+        if plan.relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
+            self._alarm.watch()
+
+    def exchanges(self, exchange: Exchange) -> None:
+        """It is under way like any other from now on."""
+        self._exchange = exchange
+
+    def answer_again(self, status: int, data: bytes) -> None:
+        """Send a whole answer, and be ready for the next request."""
+        self.answer(status, data)
+        self.finished(True)
 
     def watch(self) -> None:
         """What the exchange waits for may be overdue sooner than was thought."""

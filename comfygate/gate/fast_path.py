@@ -47,11 +47,8 @@ SPLICED = 512 * 1024
 MOST_PIPES, IDLE_PIPES = 64, 8
 """Splices that may be under way; beyond, bodies are read and sent.  And pipes that are kept for the next ones."""
 
-SEVERAL = 2
-"""Events at once that make a moment a busy one."""
-
-ROUNDS = 16
-"""How often the kernel is asked for events before timers are looked at again."""
+ROUNDS = 64
+"""How often the kernel is asked for events before the reactor tidies up its timers."""
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
@@ -296,37 +293,33 @@ def shorten(port: IListeningPort) -> None:
 
 
 def spin(reactor: Any) -> None:
-    """Let the reactor lose no time between the events of a busy moment.
+    """Let the reactor lose no time between one event and the next.
 
-    It calls the transports of this module without a log context around each
-    call, for nothing of ours writes to the log that has one; and while several
-    have something at once, it asks the kernel again before it looks at its
-    timers.  Another reactor than that for epoll is left as it is.
+    It waits for events again without looking at its timers, as long as none is
+    due and no call is new; and it calls the transports of this module without
+    a log context around each call, for nothing of ours writes to the log that
+    has one.  Another reactor than that for epoll is left as it is.
     """
     if not isinstance(reactor, EPollReactor):
         return
     poll, selectables = reactor._poller.poll, reactor._selectables
-    handle, disconnect = reactor._doReadOrWrite, reactor._disconnectSelectable
 
     def iterate(timeout: float | None) -> None:
-        events = poll(-1 if timeout is None else timeout, len(selectables))
         for _ in range(ROUNDS):
-            for number, event in events:
+            for number, event in poll(-1 if timeout is None else timeout, len(selectables)):
                 found = selectables.get(number)
-                if found is None:  # another one's event has closed it
-                    continue
-                if event != EPOLLIN or not isinstance(found, _Direct):
-                    callWithLogger(found, handle, found, number, event)
-                    continue
-                try:
-                    why = found.doRead()
-                except Exception as error:
-                    log.failure("a connection failed")
-                    why = error
-                if why:
-                    disconnect(found, why, True)  # type: ignore[no-untyped-call]
-            if len(events) < SEVERAL or reactor._newDelayedCalls or reactor.threadCallQueue:  # type: ignore[attr-defined]
+                if event == EPOLLIN and isinstance(found, _Direct):
+                    try:
+                        why = found.doRead()
+                    except Exception as error:
+                        log.failure("a connection failed")
+                        why = error
+                    if why:
+                        reactor._disconnectSelectable(found, why, True)
+                elif found is not None:  # else another one's event has closed it
+                    callWithLogger(found, reactor._doReadOrWrite, found, number, event)
+            timeout = reactor.timeout()
+            if timeout == 0 or reactor.threadCallQueue or reactor._justStopped:
                 return
-            events = poll(0, len(selectables))
 
     reactor.doIteration = iterate  # type: ignore[method-assign]

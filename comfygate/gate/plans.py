@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from attrs import field, frozen
 
-from comfygate.gate.rewriting import Translation, translate
+from comfygate.gate.rewriting import Translation
 from comfygate.gate.site import Era, Relay
 from comfygate.http1 import Length, NoBody, RequestHead
 
@@ -42,19 +42,22 @@ class Plan:
     size: int
     _answers: dict[bytes, Translation] = field(factory=dict)
 
-    def translate(self, raw: bytes) -> Translation:
-        """As :func:`comfygate.gate.rewriting.translate`, for a client whose connection goes on.
+    def recognise(self, data: bytes) -> Translation | None:
+        """Give the head of a whole answer, if one like it was relayed before.
 
         A backend's answers to one request differ in little but their Date, which stands for a second.
         """
-        told = self._answers.get(raw)
-        if told is None:
-            told = translate(raw, self.head, self.relay, self.head.keep_alive)
-            if len(self._answers) >= MOST_ANSWERS:
-                self._answers.clear()
-            if len(raw) <= MAX_HEAD:
-                self._answers[raw] = told
-        return told
+        end = data.find(b"\r\n\r\n") + 4
+        told = self._answers.get(data[:end])
+        return told if told is not None and told.size == len(data) - end else None
+
+    def learn(self, raw: bytes, told: Translation) -> None:
+        """Remember what became of an answer's head, if both connections go on after it."""
+        if len(raw) > MAX_HEAD or not (told.keep_alive and told.answer.keep_alive):
+            return
+        if len(self._answers) >= MOST_ANSWERS:
+            self._answers.clear()
+        self._answers[raw] = told
 
 
 class Plans:

@@ -144,13 +144,17 @@ class Exchange:
         """Whether the final answer has begun."""
         return self._answer is not None
 
-    def repeat(self, plan: Plan, upstream: UpstreamConnection, body: bytes) -> None:
-        """Send what was sent for a request like this one."""
+    def go_on(self, plan: Plan, upstream: UpstreamConnection, request: bytes, began: float) -> None:
+        """Go on with a request that has been sent.
+
+        :param began: when that was.
+        """
         self._plan = plan
         self._upstream = upstream
-        self.request = plan.request + body if body else plan.request
+        self._moved = began
+        self.request = request
         self.ready = True
-        upstream.begin(self, self.request)
+        upstream.lend(self)
 
     def start(self) -> None:
         """Get a connection and send the request."""
@@ -341,9 +345,10 @@ class Exchange:
     def _translate(self, raw: bytes) -> Translation:
         client, head = self._client, self._head
         goes_on = head.keep_alive and client.body.finished and not client.closing
+        told = translate(raw, head, self._relay, goes_on)
         if goes_on and self._plan is not None:
-            return self._plan.translate(raw)
-        return translate(raw, head, self._relay, goes_on)
+            self._plan.learn(raw, told)
+        return told
 
     def _relay_interim(self, told: Translation) -> None:
         """RFC 9110, section 15.2: pass 1xx on, but never to an HTTP/1.0 client."""

@@ -87,6 +87,7 @@ class Translation:
 
     :ivar answer: as it came.
     :ivar text: as the client is sent it.
+    :ivar is_unchanged: whether that is the same.
     :ivar size: bytes of body that follow; None if only its end will tell.
     :ivar chunked: whether the client is sent the body in chunks.
     :ivar keep_alive: whether the client's connection outlives the answer.
@@ -94,9 +95,14 @@ class Translation:
 
     answer: ResponseHead
     text: bytes
+    is_unchanged: bool
     size: int | None
     chunked: bool
     keep_alive: bool
+
+    def anew(self, data: bytes) -> bytes:
+        """The whole answer `data`, with this head."""
+        return self.text + data[len(data) - (self.size or 0) :]
 
 
 def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) -> Translation:
@@ -120,11 +126,9 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
         if option:
             headers += ((b"Connection", option),)
     size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
-    if headers is answer.headers and raw.startswith(b"HTTP/1.1"):
-        text = raw
-    else:
-        text = serialise_response(answer.status, answer.reason, headers)
-    return Translation(answer, text, size, chunked, keep_alive)
+    unchanged = headers is answer.headers and raw.startswith(b"HTTP/1.1")
+    text = raw if unchanged else serialise_response(answer.status, answer.reason, headers)
+    return Translation(answer, text, unchanged, size, chunked, keep_alive)
 
 
 def _final_headers(headers: Headers, status: int, withheld: frozenset[bytes], added: Headers) -> Headers:
