@@ -84,6 +84,7 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     _exit_cleanly(reactor)
     from comfygate.daemon import Daemon  # noqa: PLC0415 - --check and --help need none of it
+    from comfygate.footprint import settle  # noqa: PLC0415
     from comfygate.gate import fast_path  # noqa: PLC0415
     from comfygate.persistence import open_store  # noqa: PLC0415
 
@@ -107,6 +108,7 @@ def makeService(options: Options) -> IService:
         opened.store.close()
     options.hangups.connect(reactor, daemon.reload)
     reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
+    reactor.callWhenRunning(settle)
     return daemon
 
 
