@@ -1,0 +1,259 @@
+"""Scenarios about WebSockets: what messages cost on their way through a proxy, how soon they come, and idle ones.
+
+Messages are sent at a fixed rate, whether or not they are taken, each to one
+client; how soon one is delivered is measured from the moment when the emitter
+hands it to the kernel to the moment when its last byte has been read.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from attrs import frozen
+
+from benchmarks.proxy import messages
+from benchmarks.proxy.processor import cpu_seconds
+from benchmarks.proxy.scenario import (
+    BUSY,
+    DEBIAN,
+    DIRECT,
+    OURS,
+    PLAIN,
+    VARIANTS,
+    Backend,
+    Behind,
+    Figures,
+    Promise,
+    Scenario,
+    Target,
+)
+from benchmarks.proxy.servers import process
+from tests.ports import free_ports
+
+CLIENTS = (1, 50, 500)
+RATES = {
+    messages.JSON: {1: 1000.0, 50: 5000.0, 500: 5000.0},
+    messages.PREVIEW: {1: 100.0, 50: 200.0, 500: 200.0},
+}
+"""Messages a second to all clients together: below what saturates one of two cores."""
+
+IDLE = 500
+WARM = 20
+"""WebSockets that a proxy had open already before the idle ones: what only the first one costs is not theirs."""
+
+WARM_UP = 0.3
+"""Seconds of messages before those that count."""
+
+_GROUP = "benchmark"
+_BATCH = 16
+"""Messages that go out together where it is all about how many there are."""
+
+_PATIENCE = 120.0
+
+
+@contextmanager
+def _emitter(folder: Path) -> Iterator[Behind]:
+    port = free_ports()
+    with process([sys.executable, "-m", "benchmarks.proxy.emitter", str(port)], Path.cwd(), port) as pid:
+        yield Behind(port, {"pid": pid})
+
+
+@contextmanager
+def _nothing(folder: Path) -> Iterator[Behind]:
+    yield Behind(0)
+
+
+EMITTER = Backend("emitter of WebSocket messages", _emitter)
+"""Sends messages, and is not the bottleneck."""
+
+FOUR_GPUS = Backend("four simulated GPUs", _nothing, comfygate="comfyui = simulator\ndevices = cpu*4", gpus=4)
+"""For idle WebSockets of the hub, each of which listens to all of them."""
+
+
+class Listeners:
+    """The process with the clients.
+
+    :param port: what they connect to.
+    :raises RuntimeError: from all methods, if a connection was refused or lost.
+    """
+
+    def __init__(self, port: int, clients: int, *, deflate: bool = False, group: str = _GROUP) -> None:
+        arguments = ["--port", str(port), "--clients", str(clients), "--group", group]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.proxy.listeners", *arguments, *(["--deflate"] if deflate else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def report(self) -> dict[str, Any]:
+        """What it says next: that all are connected, or what came of a run."""
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the listeners ended: {self.process.stderr.read().decode()}")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def close(self) -> None:
+        """Let it end."""
+        try:
+            self.process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
+
+
+@contextmanager
+def listening(port: int, clients: int, *, deflate: bool = False, group: str = _GROUP) -> Iterator[Listeners]:
+    """Connect clients, until the end of the block."""
+    listeners = Listeners(port, clients, deflate=deflate, group=group)
+    try:
+        listeners.report()
+        yield listeners
+    finally:
+        listeners.close()
+
+
+def ask(port: int, path: str, **query: object) -> dict[str, Any]:
+    """Ask the emitter."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", f"{path}?{urlencode(query)}")
+        found: dict[str, Any] = json.loads(connection.getresponse().read())
+        return found
+    finally:
+        connection.close()
+
+
+@frozen
+class Stream:
+    """Messages of one kind to so many clients.
+
+    :ivar rate: messages a second to all together; 0 for as many as are taken.
+    :ivar deflate: whether clients offer permessage-deflate, as browsers do.
+    """
+
+    kind: str
+    clients: int
+    rate: float
+    deflate: bool = False
+
+    def measure(self, target: Target, seconds: float) -> Figures:
+        """Connect, warm up, and measure once."""
+        with listening(target.port, self.clients, deflate=self.deflate) as listeners:
+            self._send(target, listeners, WARM_UP)
+            emitter = cpu_seconds(pid) if (pid := _pid(target)) else 0.0
+            with target.used() as used:
+                found = self._send(target, listeners, seconds)
+            emitter = cpu_seconds(pid) - emitter if pid else 0.0
+        count = found["messages"]
+        figures = {
+            "p50 us": found["p50_us"],
+            "p99 us": found["p99_us"],
+            "messages/s": count / found["seconds"],
+            "CPU us/message": used.cpu / count * 1e6,
+            "CPU s/GB": used.cpu / (count * messages.SIZES[self.kind] / 1e9),
+            BUSY: used.busy,
+            "emitter's cores": emitter / used.wall,
+            "listeners' cores": found["listeners_cpu"] / used.wall,
+            "lost": found["lost"],
+        }
+        return figures
+
+    def _send(self, target: Target, listeners: Listeners, seconds: float) -> dict[str, Any]:
+        rate = self.rate or 20_000.0
+        count = max(self.clients, round(rate * seconds))
+        batch = 1 if self.rate else _BATCH
+        query = {"kind": self.kind, "rate": self.rate, "count": count, "batch": batch, "group": _GROUP}
+        said = ask(target.behind.port, "/start", **query)
+        if said["clients"] != self.clients:
+            raise RuntimeError(f"the emitter has {said['clients']} clients instead of {self.clients}")
+        return listeners.report()
+
+
+def _pid(target: Target) -> int:
+    pid = target.behind.details.get("pid", 0)
+    assert isinstance(pid, int)
+    return pid
+
+
+def idle(port_of: Callable[[Target], int]) -> Callable[[Target, float], Figures]:
+    """Measure what an idle WebSocket costs of memory.
+
+    :param port_of: which of the proxy's ports.
+    """
+
+    def measure(target: Target, seconds: float) -> Figures:
+        port = port_of(target)
+        with listening(port, WARM, group="warm"):
+            before = target.memory().rss
+            cpu = sum(map(cpu_seconds, target.pids))
+            with listening(port, IDLE, group="idle"):
+                opened = sum(map(cpu_seconds, target.pids)) - cpu
+                time.sleep(min(seconds, 1.0))
+                after = target.memory().rss
+        return {"kB/WebSocket": (after - before) / IDLE / 1000, "CPU us/opening": opened / IDLE * 1e6}
+
+    return measure
+
+
+def _name(kind: str, clients: int) -> str:
+    what = "200 B of JSON" if kind == messages.JSON else "previews of 100 kB"
+    return f"WebSocket: {what} to {clients} client{'s' if clients > 1 else ''}"
+
+
+def _streams() -> Iterator[Scenario]:
+    for kind, rates in RATES.items():
+        for clients, rate in rates.items():
+            yield Scenario(_name(kind, clients), EMITTER, Stream(kind, clients, rate).measure, VARIANTS)
+    for clients, rate in RATES[messages.PREVIEW].items():
+        yield Scenario(
+            _offered(clients),
+            EMITTER,
+            # What the backend has to compress, it must have time for.
+            Stream(messages.PREVIEW, clients, min(rate, 100.0), deflate=True).measure,
+            (DIRECT, DEBIAN, OURS, PLAIN),
+        )
+    yield Scenario(
+        "WebSocket: as much JSON as one client gets", EMITTER, Stream(messages.JSON, 1, 0.0).measure, VARIANTS
+    )
+
+
+def _offered(clients: int) -> str:
+    return f"{_name(messages.PREVIEW, clients)}, permessage-deflate offered"
+
+
+IDLE_GPU = "WebSocket: idle, on a GPU's port"
+IDLE_HUB = "WebSocket: idle, on the hub of four GPUs"
+
+SCENARIOS = (
+    *_streams(),
+    Scenario(IDLE_GPU, EMITTER, idle(lambda target: target.port), VARIANTS[1:], fresh=True),
+    Scenario(IDLE_HUB, FOUR_GPUS, idle(lambda target: target.port + FOUR_GPUS.gpus), (OURS, PLAIN), fresh=True),
+)
+
+
+def _promises() -> Iterator[Promise]:
+    for clients in CLIENTS:
+        name = _name(messages.PREVIEW, clients)
+        yield Promise(f"{name}: no more CPU than nginx", name, "CPU us/message", 1.0, DEBIAN)
+        yield Promise(f"{name}: as soon as by nginx", name, "p99 us", 1.0, DEBIAN)
+        yield Promise(f"{name}: sooner than from a ComfyUI that compresses", _offered(clients), "p50 us", 1.0, DIRECT)
+    for clients in CLIENTS:
+        name = _name(messages.JSON, clients)
+        yield Promise(f"{name}: as soon as by nginx", name, "p99 us", 1.0, DEBIAN)
+    for name in (IDLE_GPU, IDLE_HUB):
+        yield Promise(f"{name}: at most 40 kB", name, "kB/WebSocket", 40.0)
+
+
+PROMISES = tuple(_promises())
