@@ -1,0 +1,1 @@
+"""ComfyGate beside nginx and HAProxy: what a proxy in front of ComfyUI costs."""

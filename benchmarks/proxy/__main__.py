@@ -1,0 +1,71 @@
+"""ComfyGate beside nginx and HAProxy, in turns, on this machine.
+
+Every scenario is measured at every proxy within the same minutes, each time in
+another order, and told as medians and as ratios within those rounds.  Needs
+nginx, HAProxy and wrk.  With COMFYUI_HOME set (and COMFYUI_PYTHON), also with a
+real ComfyUI behind.  --save also writes results.json and ratios.svg beside this
+file.
+
+    python -m benchmarks.proxy --pairs 5 --only GET --only MB
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from benchmarks.proxy.catalogue import PLOTTED, PROMISES, SCENARIOS
+from benchmarks.proxy.course import Course, run
+from benchmarks.proxy.report import judge, plot, save, table
+from benchmarks.proxy.scenario import Scenario
+from benchmarks.proxy.servers import missing, variants
+
+
+def main() -> None:
+    options = parse()
+    absent = missing()
+    if absent:
+        print(f"This compares with nginx and HAProxy, and puts load on with wrk: apt install {' '.join(absent)}")
+        return
+    scenarios = chosen(options.only)
+    if options.list:
+        print("\n".join(scenario.name for scenario in scenarios))
+        return
+    if not scenarios:
+        print(f"No scenario is called so; --list lists them: {' '.join(options.only)}")
+        sys.exit(2)
+    names = tuple(name for name in variants() if name in (options.variants or variants()))
+    course = Course(options.pairs, options.seconds, names, 0 if options.pin else None)
+    found = run(scenarios, course)
+    verdicts = judge(found, [promise for promise in PROMISES if promise.scenario in found])
+    print(f"\nMedians of {course.pairs} rounds; ratios are medians of those within each round.\n\n{table(found)}\n")
+    print("\n".join(map(str, verdicts)))
+    if options.save:
+        here = Path(__file__).parent
+        how = {"pairs": course.pairs, "seconds": course.seconds, "pinned": options.pin}
+        save(here / "results.json", found, verdicts, how)
+        plot(here / "ratios.svg", found, PLOTTED)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=5, help="rounds in which everybody is measured once")
+    parser.add_argument("--seconds", type=float, default=2.0, help="that one measurement takes")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="scenarios with one of these in their name"
+    )
+    parser.add_argument("--variants", nargs="+", choices=variants(), help="what is measured; all, unless given")
+    parser.add_argument("--pin", action="store_true", help="proxies on core 0, everything else on the other cores")
+    parser.add_argument("--save", action="store_true", help="write results.json and ratios.svg")
+    parser.add_argument("--list", action="store_true", help="only list the scenarios")
+    return parser.parse_args()
+
+
+def chosen(only: list[str]) -> list[Scenario]:
+    """Those that are asked for; case does not matter."""
+    return [one for one in SCENARIOS if not only or any(word.lower() in one.name.lower() for word in only)]
+
+
+if __name__ == "__main__":
+    main()
