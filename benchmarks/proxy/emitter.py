@@ -326,6 +326,7 @@ class Emitter:
     def _state(self, query: dict[str, str]) -> dict[str, object]:
         return {
             "clients": len(self._clients(query)),
+            "deflating": sum(one.deflate is not None for one in self._clients(query)),
             "running": self._run is not None,
             "pending": sum(len(one.pending) for one in self._connections.values()),
             "cpu": time.process_time(),
