@@ -46,6 +46,11 @@ _READ = select.EPOLLIN
 _BOTH = select.EPOLLIN | select.EPOLLOUT
 
 
+def deflating() -> zlib._Compress:
+    """What compresses for one connection as aiohttp does."""
+    return zlib.compressobj(zlib.Z_BEST_SPEED, zlib.DEFLATED, -zlib.MAX_WBITS)
+
+
 class Connection:
     """One connection of a client.
 
@@ -301,7 +306,7 @@ class Emitter:
         connection.send(b"\r\n".join([*lines, b"", b""]))
         connection.client_id = query.get("clientId", "")
         if deflate:
-            connection.deflate = zlib.compressobj(zlib.Z_BEST_SPEED, zlib.DEFLATED, -zlib.MAX_WBITS)
+            connection.deflate = deflating()
         connection.say(messages.TEXT, messages.status(connection.client_id))
 
     def _clients(self, query: dict[str, str]) -> list[Connection]:

@@ -21,7 +21,9 @@ import sys
 import time
 import zlib
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from benchmarks.proxy import messages
 from benchmarks.proxy.files import many_files
@@ -69,48 +71,53 @@ class Client:
 class Listeners:
     """All clients.
 
-    :param clients: connected, with what came behind the handshake's answer.
+    :param told: called with what there is to say.
     """
 
-    def __init__(self, clients: list[tuple[socket.socket, bytes, bool]]) -> None:
+    def __init__(self, told: Callable[[dict[str, Any]], None]) -> None:
+        self._told = told
         self._buffer = bytearray(_BUFFER)
         self._view = memoryview(self._buffer)
-        self._epoll = select.epoll()
         self._clients: dict[int, Client] = {}
         self._greeted = 0
         self._ended = 0
         self._begin()
-        for sock, early, compressed in clients:
-            sock.setblocking(False)
-            client = self._clients[sock.fileno()] = Client(sock, compressed)
-            self._epoll.register(sock.fileno(), select.EPOLLIN)
-            self._view[: len(early)] = early
-            self._parse(client, len(early), time.monotonic_ns())
-        self._epoll.register(sys.stdin.fileno(), select.EPOLLIN | select.EPOLLHUP)
 
-    def _begin(self) -> None:
-        self._took = array("q")
-        self._first: int | None = None
-        self._last = 0
-        self._cpu = time.process_time()
+    def add(self, sock: socket.socket, early: bytes = b"", compressed: bool = False) -> None:
+        """One more client, before there are any messages.
 
-    def listen(self) -> None:
-        """Go on until the standard input ends."""
-        greeted = False
+        :param early: what came behind the answer to its handshake.
+        """
+        sock.setblocking(False)
+        client = self._clients[sock.fileno()] = Client(sock, compressed)
+        self._view[: len(early)] = early
+        self._parse(client, len(early), time.monotonic_ns())
+
+    def listen(self, until: int) -> None:
+        """Go on until this file descriptor ends.
+
+        :raises LostError: a connection has ended.
+        """
+        epoll = select.epoll()
+        for fd in (until, *self._clients):
+            epoll.register(fd, select.EPOLLIN)
+        told = False
         while True:
-            if not greeted and self._greeted >= len(self._clients):
-                greeted = True
-                print(json.dumps({"clients": len(self._clients)}), flush=True)
-            for fd, _ in self._epoll.poll():
-                client = self._clients.get(fd)
-                if client is not None:
-                    self._read(client)
+            if not told and self._greeted == len(self._clients):
+                told = True
+                self._told({"clients": len(self._clients)})
+            for fd, _ in epoll.poll():
+                if fd != until:
+                    self.read(fd)
                 elif not os.read(fd, 4096):
                     return
-            if self._ended == len(self._clients):
-                self._report()
 
-    def _read(self, client: Client) -> None:
+    def read(self, fd: int) -> None:
+        """Read what there is for one client.
+
+        :raises LostError: its connection has ended.
+        """
+        client = self._clients[fd]
         kept = len(client.carry)
         if kept:
             self._view[:kept] = client.carry
@@ -122,6 +129,14 @@ class Listeners:
         if not got:
             raise LostError("a WebSocket was closed")
         self._parse(client, kept + got, now)
+        if self._ended == len(self._clients):
+            self._report()
+
+    def _begin(self) -> None:
+        self._took = array("q")
+        self._first: int | None = None
+        self._last = 0
+        self._cpu = time.process_time()
 
     def _parse(self, client: Client, size: int, now: int) -> None:
         """Read what is in the buffer's first `size` bytes."""
@@ -202,7 +217,7 @@ class Listeners:
             "seconds": seconds,
             "listeners_cpu": time.process_time() - self._cpu,
         }
-        print(json.dumps(found), flush=True)
+        self._told(found)
         for one in self._clients.values():
             one.told = None
         self._ended = 0
@@ -253,8 +268,11 @@ def main() -> None:
     options = parser.parse_args()
     many_files()
     clients = [connect(options.port, f"{options.group}-{n}", options.deflate) for n in range(options.clients)]
+    listeners = Listeners(lambda said: print(json.dumps(said), flush=True))
     try:
-        Listeners(clients).listen()
+        for client in clients:
+            listeners.add(*client)
+        listeners.listen(sys.stdin.fileno())
     except LostError as error:
         sys.exit(str(error))
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import orjson
 import pytest
 
 from benchmarks.proxy import messages
 from benchmarks.proxy.scenario import DIRECT, OURS, Behind, Target
 from benchmarks.proxy.websockets import EMITTER, Stream, ask, listening
-from comfygate.outbox import Kind, Message, classify, text_type
 from tests.gateway import running
 
 
@@ -23,20 +21,6 @@ def behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Behind]:
 
 def direct(behind: Behind, folder: Path) -> Target:
     return Target(DIRECT, behind.port, (), folder, behind)
-
-
-def test_messages_are_as_comfyuis() -> None:
-    text = messages.message(messages.JSON, 200)
-    text[messages.JSON_AT] = messages.stamp(messages.JSON, 123)
-    assert len(text) == 200
-    assert orjson.loads(text)["type"] == "progress"
-    assert text_type(bytes(text)) == b"progress"
-    assert int(text[messages.JSON_AT]) == 123
-    picture = messages.message(messages.PREVIEW, 100_000)
-    picture[messages.PREVIEW_AT] = messages.stamp(messages.PREVIEW, 123)
-    assert len(picture) == 100_000
-    assert int.from_bytes(picture[messages.PREVIEW_AT], "big") == 123
-    assert classify(Message(bytes(picture), binary=True))[0] is Kind.RESULT  # none is dropped
 
 
 @pytest.mark.parametrize("deflate", [False, True])
