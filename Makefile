@@ -1,10 +1,11 @@
 # make run, make test: all they need is Python 3.11 or later, with venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help run smoke test faults soak clients test-clients test-real lint docs clean
+.PHONY: help run smoke test faults soak clients test-clients test-real bench lint docs clean
 
 CONFIG ?= etc/demo.ini
 TESTS ?=
+BENCH ?=
 WORKERS ?= 3
 MINUTES ?= 30
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
@@ -41,6 +42,9 @@ test-clients: .venv/installed-test clients ## published clients, unmodified, on 
 
 soak: .venv/installed-test ## half an hour of steady traffic: nothing may be lost, nothing may grow (MINUTES=5: shorter)
 	$(BIN)/python -m benchmarks.soak --minutes '$(MINUTES)'
+
+bench: .venv/installed-test ## ComfyGate beside nginx and HAProxy, in turns (BENCH='--only GET --pairs 5': a part; --save: keep it)
+	@$(BIN)/python -m benchmarks.proxy $(BENCH)
 
 test-real: .venv/installed-test ## the contract suite against the real ComfyUI in $COMFYUI_HOME (run by $COMFYUI_PYTHON)
 	@test -f "$${COMFYUI_HOME:?is not set: name the folder of a ComfyUI that runs on this machine}/main.py" || \

@@ -12,6 +12,7 @@ file.
 from __future__ import annotations
 
 import argparse
+import resource
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from benchmarks.proxy.course import Course, run
 from benchmarks.proxy.report import judge, plot, save, table
 from benchmarks.proxy.scenario import Scenario
 from benchmarks.proxy.servers import missing, variants
+
+FILES = 20_000
 
 
 def main() -> None:
@@ -36,6 +39,7 @@ def main() -> None:
         print(f"No scenario is called so; --list lists them: {' '.join(options.only)}")
         sys.exit(2)
     names = tuple(name for name in variants() if name in (options.variants or variants()))
+    allow_many_files()
     course = Course(options.pairs, options.seconds, names, 0 if options.pin else None)
     found = run(scenarios, course)
     verdicts = judge(found, [promise for promise in PROMISES if promise.scenario in found])
@@ -60,6 +64,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--save", action="store_true", help="write results.json and ratios.svg")
     parser.add_argument("--list", action="store_true", help="only list the scenarios")
     return parser.parse_args()
+
+
+def allow_many_files() -> None:
+    """For ourselves and all that we start: each connection is one on both sides of a proxy."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, FILES)), hard))
 
 
 def chosen(only: list[str]) -> list[Scenario]:

@@ -12,7 +12,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -81,16 +81,18 @@ def small(
     seconds: float,
     body: bytes | None = None,
     headers: dict[str, str] | None = None,
+    different: int | None = None,
 ) -> Small:
     """Send requests one after the other on each of some kept-alive connections.
 
     :param target: a path; ``%d`` in it counts up, so that no two requests are the same.
+    :param different: how many there are of these, if their number is limited.
     :param folder: for the script.
     :param body: makes it a POST.
     """
     script = folder / "requests.lua"
-    script.write_text(lua(target, body, headers or {}) + DONE)
-    first = target.replace("%d", "0")
+    script.write_text(lua(target, body, headers or {}, different) + DONE)
+    first = target.replace("%d", "00000")
     command = [program("wrk"), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s"]
     said = subprocess.run(
         [*command, "-s", str(script), f"http://127.0.0.1:{port}{first}"],
@@ -102,7 +104,7 @@ def small(
     return read(said.stdout + said.stderr)
 
 
-def lua(target: str, body: bytes | None, headers: dict[str, str]) -> str:
+def lua(target: str, body: bytes | None, headers: dict[str, str], different: int | None = None) -> str:
     """A script for wrk that makes these requests."""
     lines = [f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}" for name, value in headers.items()]
     if body is not None:
@@ -110,7 +112,8 @@ def lua(target: str, body: bytes | None, headers: dict[str, str]) -> str:
         lines += ['wrk.method = "POST"', f'wrk.body = "{text}"']
     if "%d" in target:
         before, after = (json.dumps(part) for part in target.split("%d"))
-        lines += ["local count = 0", "request = function()", "  count = count + 1"]
+        again = "" if different is None else f" % {different}"
+        lines += ["local count = 0", "request = function()", f"  count = (count + 1){again}"]
         lines += [f"  return wrk.format(nil, {before} .. string.format('%05d', count) .. {after})", "end"]
     return "\n".join(lines) + "\n"
 
@@ -130,7 +133,11 @@ def read(said: str) -> Small:
 
 
 class Reader:
-    """One kept-alive connection that makes requests and throws bodies away in the kernel."""
+    """One kept-alive connection that makes requests and throws bodies away in the kernel.
+
+    :param receive_buffer: bytes that the kernel holds for it at most.
+    :ivar length: bytes of the last answer's body.
+    """
 
     def __init__(self, port: int, receive_buffer: int | None = None) -> None:
         self.stream = socket.socket()
@@ -143,6 +150,7 @@ class Reader:
         self._host = f"127.0.0.1:{port}"
         self._piece = bytearray(PIECE)
         self._received = b""
+        self.length = 0
 
     def __enter__(self) -> Reader:
         return self
@@ -157,7 +165,7 @@ class Reader:
         self.stream.sendall("\r\n".join([*lines, "", ""]).encode())
 
     def head(self) -> int:
-        """Read an answer's head; return how many bytes of its body are still to come."""
+        """Read an answer's head; return how many bytes of its body are still to come, and keep its `length`."""
         while b"\r\n\r\n" not in self._received:
             more = self.stream.recv(65536)
             if not more:
@@ -171,6 +179,7 @@ class Reader:
             raise MeasuringError(f"the answer has no length: {head[:300]!r}")
         length = int(lower.partition(b"content-length:")[2].split(b"\r\n")[0])
         self._received = rest[length:]
+        self.length = length
         return max(0, length - len(rest))
 
     def skip(self, left: int) -> None:
@@ -187,49 +196,68 @@ class Reader:
         return got
 
     def get(self, target: str, headers: dict[str, str] | None = None) -> int:
-        """Make a GET and throw the answer away."""
+        """Make a GET and throw the answer away; return how long it was."""
         self.ask("GET", target, headers)
-        left = self.head()
-        self.skip(left)
-        return left
+        self.skip(self.head())
+        return self.length
 
 
-def download(port: int, target: str, size: int, *, times: int, at_once: int) -> float:
-    """Fetch a file some times, on so many connections; return how many seconds it took.
+@frozen
+class Large:
+    """What bodies took.
 
-    :param size: of the file.
-    :param times: on each connection.
+    :ivar size: bytes of them, without heads.
+    :ivar seconds: that it lasted.
     """
 
-    def fetch() -> None:
+    size: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """MB/s."""
+        return self.size / self.seconds / 1e6
+
+
+def download(port: int, target: str, *, at_once: int, seconds: float) -> Large:
+    """Fetch a file again and again, on so many kept-alive connections; what has begun is fetched to its end."""
+
+    def fetch(until: float) -> int:
+        got = 0
         with Reader(port) as reader:
-            for _ in range(times):
-                reader.get(target)
+            while not got or time.monotonic() < until:
+                got += reader.get(target)
+        return got
 
-    return together([fetch] * at_once)
+    return together(fetch, at_once, seconds)
 
 
-def upload(port: int, target: str, source: Path, *, times: int, at_once: int) -> float:
-    """Send a file some times, on so many connections; return how many seconds it took."""
+def upload(port: int, target: str, source: Path, *, at_once: int, seconds: float) -> Large:
+    """Send a file again and again, on so many kept-alive connections."""
     size = source.stat().st_size
-    headers = {"Content-Type": "multipart/form-data; boundary=soak", "Content-Length": str(size)}
+    headers = {"Content-Type": "multipart/form-data; boundary=edge", "Content-Length": str(size)}
 
-    def send() -> None:
+    def send(until: float) -> int:
+        sent = 0
         with Reader(port) as reader, source.open("rb") as file:
-            for _ in range(times):
+            while not sent or time.monotonic() < until:
                 reader.ask("POST", target, headers)
                 at = 0
                 while at < size:
                     at += os.sendfile(reader.stream.fileno(), file.fileno(), at, PIECE)
                 reader.skip(reader.head())
+                sent += size
+        return sent
 
-    return together([send] * at_once)
+    return together(send, at_once, seconds)
 
 
-def together(work: Sequence[Callable[[], object]]) -> float:
-    """Do all of it at once, in threads; return how many seconds it took."""
-    with ThreadPoolExecutor(len(work)) as threads:
+def together(work: Callable[[float], int], at_once: int, seconds: float) -> Large:
+    """Do it in threads.
+
+    :param work: given until when to go on, returns how many bytes it moved.
+    """
+    with ThreadPoolExecutor(at_once) as threads:
         began = time.monotonic()
-        for future in [threads.submit(one) for one in work]:
-            future.result()
-        return time.monotonic() - began
+        futures = [threads.submit(work, began + seconds) for _ in range(at_once)]
+        return Large(sum(future.result() for future in futures), time.monotonic() - began)
