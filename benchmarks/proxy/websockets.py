@@ -11,7 +11,6 @@ import http.client
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,8 @@ from urllib.parse import urlencode
 from attrs import frozen
 
 from benchmarks.proxy import messages
-from benchmarks.proxy.processor import cpu_seconds
+from benchmarks.proxy.backends import FOUR_SIMULATORS
+from benchmarks.proxy.processor import watched
 from benchmarks.proxy.scenario import (
     BUSY,
     DEBIAN,
@@ -54,6 +54,9 @@ WARM = 20
 WARM_UP = 0.3
 """Seconds of messages before those that count."""
 
+LOAD = "load's cores"
+"""How busy what sends or what receives was: far from 1, as it must not be the bottleneck."""
+
 _GROUP = "benchmark"
 _BATCH = 16
 """Messages that go out together where it is all about how many there are."""
@@ -69,16 +72,8 @@ def _emitter(folder: Path) -> Iterator[Behind]:
         yield Behind(port, {"pid": pid})
 
 
-@contextmanager
-def _nothing(folder: Path) -> Iterator[Behind]:
-    yield Behind(0)
-
-
 EMITTER = Backend("emitter of WebSocket messages", _emitter)
 """Sends messages, and is not the bottleneck."""
-
-FOUR_GPUS = Backend("four simulated GPUs", _nothing, comfygate="comfyui = simulator\ndevices = cpu*4", gpus=4)
-"""For idle WebSockets of the hub, each of which listens to all of them."""
 
 
 class Listeners:
@@ -155,23 +150,20 @@ class Stream:
         """Connect, warm up, and measure once."""
         with listening(target.port, self.clients, deflate=self.deflate) as listeners:
             self._send(target, listeners, WARM_UP)
-            emitter = cpu_seconds(pid) if (pid := _pid(target)) else 0.0
-            with target.used() as used:
+            with target.used() as used, watched(_pids(target)) as emitter:
                 found = self._send(target, listeners, seconds)
-            emitter = cpu_seconds(pid) - emitter if pid else 0.0
+        if found["lost"]:
+            raise MeasuringError(f"{found['lost']} of {found['messages'] + found['lost']} messages were lost")
         count = found["messages"]
-        figures = {
-            "p50 µs": found["p50_us"],
-            "p99 µs": found["p99_us"],
-            "messages/s": count / found["seconds"],
-            "CPU µs/message": used.cpu / count * 1e6,
-            "CPU s/GB": used.cpu / (count * messages.SIZES[self.kind] / 1e9),
-            BUSY: used.busy,
-            "emitter's cores": emitter / used.wall,
-            "listeners' cores": found["listeners_cpu"] / used.wall,
-            "lost": found["lost"],
-        }
-        return figures
+        cpu = {"CPU µs/message": used.cpu / count * 1e6}
+        if self.kind == messages.PREVIEW:
+            cpu["CPU s/GB"] = used.cpu / (count * messages.SIZES[self.kind] / 1e9)
+        if self.rate:
+            told = {"p50 µs": found["p50_us"], "p99 µs": found["p99_us"]}
+        else:  # most of the time they waited in the emitter
+            told = {"messages/s": count / found["seconds"]}
+        cores = max(emitter.cpu, found["listeners_cpu"]) / used.wall
+        return {**told, **cpu, BUSY: used.busy, LOAD: cores}
 
     def _send(self, target: Target, listeners: Listeners, seconds: float) -> dict[str, Any]:
         rate = self.rate or MANY
@@ -184,10 +176,10 @@ class Stream:
         return listeners.report()
 
 
-def _pid(target: Target) -> int:
-    pid = target.behind.details.get("pid", 0)
+def _pids(target: Target) -> tuple[int, ...]:
+    pid = target.behind.details["pid"]
     assert isinstance(pid, int)
-    return pid
+    return (pid,)
 
 
 def idle(port_of: Callable[[Target], int]) -> Callable[[Target, float], Figures]:
@@ -200,14 +192,15 @@ def idle(port_of: Callable[[Target], int]) -> Callable[[Target, float], Figures]
         port = port_of(target)
         with listening(port, WARM, group="warm"):
             before = target.memory().rss
-            cpu = sum(map(cpu_seconds, target.pids))
-            with listening(port, IDLE, group="idle"):
-                opened = sum(map(cpu_seconds, target.pids)) - cpu
-                time.sleep(min(seconds, 1.0))
+            with target.used() as used, listening(port, IDLE, group="idle"):
                 after = target.memory().rss
-        return {"kB/WebSocket": (after - before) / IDLE / 1000, "CPU µs/opening": opened / IDLE * 1e6}
+        return {"kB/WebSocket": (after - before) / IDLE / 1000, "CPU µs/WebSocket": used.cpu / IDLE * 1e6}
 
     return measure
+
+
+def _hub(target: Target) -> int:
+    return target.port + FOUR_SIMULATORS.gpus
 
 
 def _name(kind: str, clients: int) -> str:
@@ -218,7 +211,9 @@ def _name(kind: str, clients: int) -> str:
 def _streams() -> Iterator[Scenario]:
     for kind, rates in RATES.items():
         for clients, rate in rates.items():
-            yield Scenario(_name(kind, clients), EMITTER, Stream(kind, clients, rate).measure, VARIANTS)
+            # The fewer messages, the longer it takes until one in a hundred says something.
+            seconds = 2.0 if rate < 1000 else 1.0
+            yield Scenario(_name(kind, clients), EMITTER, Stream(kind, clients, rate).measure, VARIANTS, seconds)
     for clients, rate in RATES[messages.PREVIEW].items():
         yield Scenario(
             _offered(clients),
@@ -242,7 +237,9 @@ IDLE_HUB = "WebSocket: idle, on the hub of four GPUs"
 SCENARIOS = (
     *_streams(),
     Scenario(IDLE_GPU, EMITTER, idle(lambda target: target.port), VARIANTS[1:], fresh=True),
-    Scenario(IDLE_HUB, FOUR_GPUS, idle(lambda target: target.port + FOUR_GPUS.gpus), (OURS, PLAIN), fresh=True),
+    Scenario(
+        IDLE_HUB, FOUR_SIMULATORS, idle(lambda target: target.port + FOUR_SIMULATORS.gpus), (OURS, PLAIN), fresh=True
+    ),
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.proxy import messages
-from benchmarks.proxy.scenario import DIRECT, OURS, Behind, Target
+from benchmarks.proxy.scenario import DIRECT, OURS, Behind, MeasuringError, Target
 from benchmarks.proxy.websockets import EMITTER, Stream, ask, listening
 from tests.gateway import running
 
@@ -28,8 +28,7 @@ def direct(behind: Behind, folder: Path) -> Target:
 def test_straight_from_the_emitter(behind: Behind, tmp_path: Path, kind: str, rate: float, deflate: bool) -> None:
     clients = 1 if not rate else 3
     found = Stream(kind, clients, rate, deflate).measure(direct(behind, tmp_path), 0.2)
-    assert found["lost"] == 0
-    assert 0 < found["p50 µs"] <= found["p99 µs"]
+    assert 0 < found["p50 µs"] <= found["p99 µs"] if rate else found["messages/s"] > 0
     assert ask(behind.port, "/state")["running"] is False
 
 
@@ -43,7 +42,6 @@ def test_through_comfygate(behind: Behind, tmp_path: Path) -> None:
             (messages.JSON, 0.0, False),
         ):
             found = Stream(kind, 3 if rate else 1, rate, deflate).measure(target, 0.2)
-            assert found["lost"] == 0
             assert found["CPU µs/message"] > 0
         with listening(target.port, 2, deflate=True, group="offering"):
             said = ask(behind.port, "/state", group="offering")
@@ -57,5 +55,5 @@ def test_an_offer_of_deflate_is_accepted(behind: Behind) -> None:
 
 
 def test_a_refused_connection_is_told(tmp_path: Path, behind: Behind) -> None:
-    with pytest.raises(Exception, match="the listeners ended"), listening(1, 1):
+    with pytest.raises(MeasuringError, match="the listeners ended"), listening(1, 1):
         pass
