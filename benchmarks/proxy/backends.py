@@ -71,7 +71,7 @@ def _sink(folder: Path) -> Iterator[Behind]:
 @contextmanager
 def _simulator(folder: Path) -> Iterator[Behind]:
     with simulator(folder) as comfyui:
-        yield Behind(comfyui.port)
+        yield Behind(int(comfyui.base_url.rpartition(":")[2]))
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def _real(folder: Path) -> Iterator[Behind]:
     with real(folder) as comfyui:
         for name, size in IMAGES.items():
             _make(folder / "output" / name, size)
-        yield Behind(comfyui.port)
+        yield Behind(int(comfyui.base_url.rpartition(":")[2]))
 
 
 STATIC = Backend("nginx", _static)

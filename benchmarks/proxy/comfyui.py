@@ -6,27 +6,25 @@ import os
 
 from benchmarks.proxy.backends import REAL
 from benchmarks.proxy.bodies import IMAGES_AT_ONCE, down
-from benchmarks.proxy.scenario import VARIANTS, Promise, Scenario
+from benchmarks.proxy.scenario import Promise, Scenario
 from benchmarks.proxy.small import VARYING, flood, idle
 
 HERE = bool(os.environ.get("COMFYUI_HOME"))
 IMAGE = "/view?filename={}&type=output&subfolder="
 
 SCENARIOS = [
-    Scenario("ComfyUI: one request, idle", REAL, idle, variants=VARIANTS),
-    Scenario("ComfyUI: GET, 16 connections", REAL, flood(16, "/embeddings"), variants=VARIANTS),
-    Scenario("ComfyUI: GET /queue, 16 connections", REAL, flood(16, "/queue"), variants=VARIANTS),
+    Scenario("ComfyUI: one request, idle", REAL, idle),
+    Scenario("ComfyUI: GET, 16 connections", REAL, flood(16, "/embeddings")),
+    Scenario("ComfyUI: GET /queue, 16 connections", REAL, flood(16, "/queue")),
     Scenario(
         "ComfyUI: GET /view of 60 kB, each another address, 6 connections",
         REAL,
         flood(6, IMAGE.format("small.png") + "&rand=%d", headers=VARYING),
-        variants=VARIANTS,
     ),
     Scenario(
         f"ComfyUI: 2 MB images, {IMAGES_AT_ONCE} at a time",
         REAL,
         down(IMAGE.format("large.png"), IMAGES_AT_ONCE),
-        variants=VARIANTS,
     ),
 ]
 if not HERE:

@@ -6,7 +6,7 @@ import orjson
 
 from benchmarks.proxy.backends import ONE_SIMULATOR
 from benchmarks.proxy.load import small
-from benchmarks.proxy.scenario import VARIANTS, Figures, Promise, Scenario, Target
+from benchmarks.proxy.scenario import Figures, Promise, Scenario, Target
 from benchmarks.proxy.small import figures
 from tests.gateway import eventually, request, workflow
 
@@ -29,6 +29,6 @@ def _left(port: int) -> bool:
 
 
 NAME = f"POST /prompt, {CONNECTIONS} connections"
-SCENARIOS = [Scenario(NAME, ONE_SIMULATOR, prompts, variants=VARIANTS)]
+SCENARIOS = [Scenario(NAME, ONE_SIMULATOR, prompts)]
 PROMISES: list[Promise] = []
 PLOTTED: list[tuple[str, str]] = []

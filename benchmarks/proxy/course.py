@@ -34,9 +34,11 @@ class Course:
     core: int | None = None
 
 
-def run(scenarios: Sequence[Scenario], course: Course) -> Found:
-    """Measure everything; what has been found is also printed as it is found."""
-    found: Found = {}
+def run(scenarios: Sequence[Scenario], course: Course, found: Found) -> None:
+    """Measure everything; what is found is also printed as it is found.
+
+    :param found: where it is put.
+    """
     if course.core is not None:
         os.sched_setaffinity(0, os.sched_getaffinity(0) - {course.core})
     for backend in dict.fromkeys(scenario.backend for scenario in scenarios):
@@ -48,7 +50,6 @@ def run(scenarios: Sequence[Scenario], course: Course) -> Found:
                 for fresh in (False, True):
                     some = [scenario for scenario in mine if scenario.fresh is fresh]
                     (_run_fresh if fresh else _run_shared)(some, course, backend, behind, Path(name), found)
-    return found
 
 
 def _run_shared(

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from benchmarks.proxy.backends import FOUR_SIMULATORS, STATIC
 from benchmarks.proxy.load import PIECE, Reader
-from benchmarks.proxy.scenario import HAPROXY, OURS, PLAIN, TUNED, Figures, Promise, Scenario, Target
+from benchmarks.proxy.scenario import HAPROXY, OURS, PLAIN, PROXIES, TUNED, Figures, Promise, Scenario, Target
 
 MIB = 1024 * 1024
 RESTING = 2.0
@@ -73,7 +73,7 @@ SLOW = "memory, a reader at 1 MB/s of 500 MB"
 SCENARIOS = [
     Scenario(REST, FOUR_SIMULATORS, rest, variants=FOUR, fresh=True),
     Scenario(IDLE, STATIC, idle_connections, variants=FOUR, fresh=True),
-    Scenario(SLOW, STATIC, slow_reader, seconds=4.0, fresh=True),
+    Scenario(SLOW, STATIC, slow_reader, variants=PROXIES, seconds=4.0, fresh=True),
 ]
 PROMISES = [
     Promise("memory of the daemon at rest, MiB", REST, "RSS MiB", 64),

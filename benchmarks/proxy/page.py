@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.proxy.backends import PAGE, STATIC
 from benchmarks.proxy.load import BROWSER, small
-from benchmarks.proxy.scenario import BUSY, VARIANTS, Figures, Promise, Scenario, Target
+from benchmarks.proxy.scenario import BUSY, Figures, Promise, Scenario, Target
 
 CONNECTIONS = 6
 """Browsers open no more to one host."""
@@ -34,6 +34,6 @@ def page(target: Target, seconds: float) -> Figures:
 
 
 NAME = f"the page's {PAGE} requests"
-SCENARIOS = [Scenario(NAME, STATIC, page, variants=VARIANTS)]
+SCENARIOS = [Scenario(NAME, STATIC, page)]
 PROMISES: list[Promise] = []
 PLOTTED = [(NAME, "ms/page")]

@@ -26,7 +26,8 @@ Values = list[float | None]
 def values(found: Found, scenario: str, variant: str, figure: str) -> Values:
     """What was found in each pair; ``None`` where it was not."""
     rounds = found.get(scenario, {}).get(variant, [])
-    return [None if math.isnan(one.get(figure, math.nan)) else one[figure] for one in rounds]
+    there = [one.get(figure) for one in rounds]
+    return [None if value is None or math.isnan(value) else value for value in there]
 
 
 def median(some: Values) -> float | None:
@@ -35,18 +36,19 @@ def median(some: Values) -> float | None:
     return statistics.median(there) if there else None
 
 
-def ratio(ours: Values, theirs: Values, less: Values | None = None) -> float | None:
-    """The median of the ratios within each pair, which share what the machine was busy with.
+def ratio(ours: Values, theirs: Values) -> float | None:
+    """The median of the ratios within each pair, which share what the machine was busy with."""
+    return median([a / b for a, b in zip(ours, theirs, strict=False) if a is not None and b])
 
-    :param less: taken off both sides first.
-    """
-    off = less if less is not None else [0.0] * max(len(ours), len(theirs))
-    ratios: Values = [
-        (a - c) / (b - c)
-        for a, b, c in zip(ours, theirs, off, strict=False)
-        if a is not None and b is not None and c is not None and b != c
-    ]
-    return median(ratios)
+
+def ratio_of_added(ours: Values, theirs: Values, without: Values) -> float | None:
+    """How much more is added to what there is without anybody; ``None`` if nothing can be seen to be added."""
+    mine, others = (_median_added(each, without) for each in (ours, theirs))
+    return None if mine is None or others is None or others <= 0 else mine / others
+
+
+def _median_added(some: Values, without: Values) -> float | None:
+    return median([a - b for a, b in zip(some, without, strict=False) if a is not None and b is not None])
 
 
 def figures_of(found: Found, scenario: str) -> list[str]:
@@ -87,7 +89,6 @@ class Verdict:
     """Whether a promise is kept.
 
     :ivar value: what was found, in the promise's terms; ``None`` if it was not measured.
-    :ivar spread: the lowest and the highest in a pair.
     """
 
     promise: Promise
@@ -115,8 +116,11 @@ def judge(found: Found, promises: Iterable[Promise], ours: str = OURS) -> list[V
             verdicts.append(Verdict(promise, median(mine)))
             continue
         theirs = values(found, promise.scenario, promise.to, promise.figure)
-        less = None if promise.less is None else values(found, promise.scenario, promise.less, promise.figure)
-        verdicts.append(Verdict(promise, ratio(mine, theirs, less)))
+        if promise.less is None:
+            verdicts.append(Verdict(promise, ratio(mine, theirs)))
+        else:
+            without = values(found, promise.scenario, promise.less, promise.figure)
+            verdicts.append(Verdict(promise, ratio_of_added(mine, theirs, without)))
     return verdicts
 
 
@@ -143,6 +147,12 @@ def save(path: Path, found: Found, verdicts: Iterable[Verdict], how: dict[str, A
         "pairs": found,
     }
     path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def kept(path: Path) -> Found:
+    """What was written down; a figure that there was not is ``None``."""
+    found: Found = orjson.loads(path.read_bytes())["pairs"]
+    return found
 
 
 def machine() -> dict[str, Any]:
@@ -196,7 +206,8 @@ def plot(path: Path, found: Found, rows: Sequence[tuple[str, str]]) -> None:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + WIDTH + 60}" height="{60 + step * len(rows)}" '
         'font-family="sans-serif" font-size="11">',
         '<rect width="100%" height="100%" fill="white"/>',
-        '<text x="10" y="20" font-weight="bold">As a multiple of tuned nginx</text>',
+        '<text x="10" y="20" font-weight="bold">As multiples of tuned nginx</text>',
+        '<text x="200" y="20">(of rates, more is better; of CPU and times, less)</text>',
     ]
     for index, name in enumerate(names):
         parts.append(f'<rect x="{10 + 130 * index}" y="29" width="10" height="10" fill="{COLORS[name]}"/>')

@@ -30,6 +30,7 @@ VARIANTS = (DIRECT, DEBIAN, TUNED, HAPROXY, OURS, PLAIN)
 """In the order of tables."""
 
 PROXIES = tuple(name for name in VARIANTS if name != DIRECT)
+"""For what there is only in a proxy, such as its memory."""
 
 BUSY = "proxy's cores"
 """The figure that says how busy the proxy was."""
@@ -108,7 +109,7 @@ class Scenario:
     name: str
     backend: Backend
     measure: Callable[[Target, float], Figures]
-    variants: tuple[str, ...] = PROXIES
+    variants: tuple[str, ...] = VARIANTS
     seconds: float = 1.0
     fresh: bool = False
 

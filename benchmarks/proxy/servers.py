@@ -123,12 +123,14 @@ def configured(name: str, folder: Path, **values: object) -> Path:
 
 @contextmanager
 def nginx(template: str, folder: Path, **values: object) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Run nginx; return its port and the process ids of its workers."""
+    """Run nginx; return its port and the process ids of its workers, all of them."""
     port = free_ports()
     config = configured(template, folder, port=port, **values)
+    workers = (os.cpu_count() or 1) if "worker_processes auto" in config.read_text() else 1
     arguments = [program("nginx"), "-p", str(folder), "-c", str(config), "-e", str(folder / "error.log")]
     with process(arguments, folder, port) as pid:
-        yield port, tuple(eventually(lambda: descendants(pid)))
+        eventually(lambda: len(descendants(pid)) == workers)
+        yield port, tuple(descendants(pid))
 
 
 def _nginx(template: str) -> Callable[[str, Backend, Behind, Path], AbstractContextManager[Target]]:

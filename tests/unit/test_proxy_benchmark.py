@@ -11,7 +11,7 @@ from benchmarks.proxy import load
 from benchmarks.proxy.catalogue import PROMISES, SCENARIOS
 from benchmarks.proxy.course import Found
 from benchmarks.proxy.processor import memory, watched
-from benchmarks.proxy.report import judge, median, plot, ratio, save, table
+from benchmarks.proxy.report import judge, kept, median, plot, ratio, ratio_of_added, save, table
 from benchmarks.proxy.scenario import MeasuringError, Promise
 
 NAN = float("nan")
@@ -55,8 +55,18 @@ def test_a_script_makes_each_address_another() -> None:
 def test_ratios_are_taken_within_each_pair() -> None:
     assert ratio([9.0, 4.0], [10.0, 4.0]) == pytest.approx(0.95)
     assert ratio([9.0, None, 5.0], [10.0, 1.0, None]) == pytest.approx(0.9)
-    assert ratio([2.5, 5.0], [2.0, 4.0], less=[1.0, 2.0]) == pytest.approx(1.5)
     assert ratio([], [1.0]) is None
+    assert ratio([1.0], [0.0]) is None
+
+
+def test_what_is_added_is_compared_where_it_can_be_seen() -> None:
+    assert ratio_of_added([2.5, 5.0], [2.0, 4.0], [1.0, 2.0]) == pytest.approx(1.5)
+    assert ratio_of_added([2.5], [0.9], [1.0]) is None
+    assert ratio_of_added([], [0.9], [1.0]) is None
+
+
+def test_medians_are_of_what_there_is() -> None:
+    assert median([]) is None
     assert median([None, 3.0, 1.0]) == 2.0
 
 
@@ -84,10 +94,11 @@ def test_promises_are_judged() -> None:
 def test_everything_is_written_down(tmp_path: Path) -> None:
     promise = Promise("absolute", "GET", "CPU", 64)
     save(tmp_path / "results.json", FOUND, judge(FOUND, [promise]), {"pairs": 2})
-    kept = orjson.loads((tmp_path / "results.json").read_bytes())
-    assert kept["medians"]["GET"]["comfygate"] == {"requests/s": 6.5, "p50 ms": 3.75, "CPU": 6.0}
-    assert kept["promises"] == [{"what": "absolute", "found": 6.0, "bound": 64, "kept": True}]
-    assert kept["machine"]["cores"] and kept["date"] and kept["how"] == {"pairs": 2}
+    assert table(kept(tmp_path / "results.json")) == table(FOUND)
+    written = orjson.loads((tmp_path / "results.json").read_bytes())
+    assert written["medians"]["GET"]["comfygate"] == {"requests/s": 6.5, "p50 ms": 3.75, "CPU": 6.0}
+    assert written["promises"] == [{"what": "absolute", "found": 6.0, "bound": 64, "kept": True}]
+    assert written["machine"]["cores"] and written["date"] and written["how"] == {"pairs": 2}
     plot(tmp_path / "ratios.svg", FOUND, [("GET", "requests/s"), ("POST", "CPU")])
     assert ">0.95</text>" in (tmp_path / "ratios.svg").read_text()
 
