@@ -249,9 +249,6 @@ def _promises() -> Iterator[Promise]:
         yield Promise(f"{name}: no more CPU than nginx", name, "CPU µs/message", 1.0, DEBIAN)
         yield Promise(f"{name}: as soon as by nginx", name, "p99 µs", 1.0, DEBIAN)
         yield Promise(f"{name}: sooner than from a ComfyUI that compresses", _offered(clients), "p50 µs", 1.0, DIRECT)
-    for clients in CLIENTS:
-        name = _name(messages.JSON, clients)
-        yield Promise(f"{name}: as soon as by nginx", name, "p99 µs", 1.0, DEBIAN)
     for name in (IDLE_GPU, IDLE_HUB):
         yield Promise(f"{name}: at most 40 kB", name, "kB/WebSocket", 40.0)
 
