@@ -1,10 +1,23 @@
-"""What a daemon lets go of once it has started."""
+"""What a daemon does without, and what it lets go of once it has started."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import sys
 from contextlib import suppress
+
+
+def without_openssl() -> None:
+    """Let Twisted find no pyOpenSSL; called before the reactor is loaded.
+
+    Twisted loads it wherever it is installed, which treq sees to: 12 MiB, and the
+    daemon speaks TLS with nobody.  That a module is None means for the import
+    system that there is none (Python's language reference, section 5.3.1), and for
+    Twisted that it is to do without, as it can.  Python's own ``ssl`` is not
+    touched.
+    """
+    sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
 
 
 def settle() -> None:

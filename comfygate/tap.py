@@ -14,6 +14,7 @@ from twisted.python import usage
 import comfygate
 from comfygate.claims import StateFolder, claim_ports, raise_file_limit
 from comfygate.config.settings import ConfigError, load
+from comfygate.footprint import settle, without_openssl
 from comfygate.hangups import Hangups
 from comfygate.plan import Plan, make_plan
 
@@ -78,13 +79,13 @@ def makeService(options: Options) -> IService:
 
     What can fail fails here, while twistd still has its terminal.
     """
+    without_openssl()
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     # Twisted's timers follow the wall clock; ours must not jump with it.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     _exit_cleanly(reactor)
     from comfygate.daemon import Daemon  # noqa: PLC0415 - --check and --help need none of it
-    from comfygate.footprint import settle  # noqa: PLC0415
     from comfygate.gate import fast_path  # noqa: PLC0415
     from comfygate.persistence import open_store  # noqa: PLC0415
 

@@ -16,10 +16,11 @@ from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import orjson
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.web.client import Agent, ContentDecoderAgent, FileBodyProducer, GzipDecoder, HTTPConnectionPool
+from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.iweb import IAgent
 from zope.interface import implementer
 
@@ -53,7 +54,7 @@ class ComfyUIClient:
 
     def __init__(self, url: str, agent: IAgent, clock: IReactorTime, pool: HTTPConnectionPool | None = None) -> None:
         self.url = url.rstrip("/")
-        self._http = ContentDecoderAgent(agent, [(b"gzip", GzipDecoder)])
+        self._http = HTTPClient(agent)
         self._clock = clock
         self._pool = pool
         self.listed: Callable[[BackendQueue], None] = lambda queue: None

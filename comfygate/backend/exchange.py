@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import string
 from collections import deque
-from urllib.parse import quote
 
 from attrs import frozen
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from treq.client import HTTPClient
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
-from twisted.internet.interfaces import IConsumer, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgent, IBodyProducer
-from zope.interface import implementer
+from twisted.web.iweb import IBodyProducer
 
 from comfygate.errors import BackendUnclear, BackendUnreachable, BackendUnusable
 from comfygate.model import BackendAnswer
@@ -36,28 +34,6 @@ class Pieces:
     def joined(self) -> BackendAnswer:
         """The same in one piece."""
         return BackendAnswer(self.status, b"".join(self.body), self.content_type)
-
-
-@implementer(IBodyProducer)
-class _Whole:
-    """A body that is in memory, and may as well be written at once."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:  # noqa: N802 - Twisted chose the name
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        pass
-
-    def resumeProducing(self) -> None:
-        pass
-
-    def stopProducing(self) -> None:
-        pass
 
 
 class _Collector(Protocol):
@@ -93,7 +69,7 @@ class _Collector(Protocol):
 
 
 async def exchange(
-    http: IAgent,
+    http: HTTPClient,
     clock: IReactorTime,
     method: str,
     url: str,
@@ -130,12 +106,10 @@ async def exchange(
             late.cancel()
 
 
-async def _exchange(http: IAgent, method: str, url: str, body: Body, limit: int, content_type: str) -> Pieces:
+async def _exchange(http: HTTPClient, method: str, url: str, body: Body, limit: int, content_type: str) -> Pieces:
     headers = Headers({} if body is None else {b"Content-Type": [content_type.encode("latin-1")]})
-    producer = (_Whole(body) if body else None) if isinstance(body, bytes) else body
-    # An Agent takes nothing but visible ASCII.
-    sent_to = quote(url, safe=string.punctuation).encode("ascii")
-    response = await http.request(method.encode("ascii"), sent_to, headers, producer)
+    # Unbuffered, since treq would otherwise keep every answer a second time.
+    response = await http.request(method, url, data=body, headers=headers, allow_redirects=False, unbuffered=True)
     collector = _Collector(limit)
     response.deliverBody(collector)
 

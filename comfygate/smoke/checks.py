@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 import orjson
 
-from comfygate.smoke.client import Upload
 from comfygate.smoke.judge import (
     Judge,
     has_exec_info,
@@ -78,16 +77,16 @@ async def _queues(record: Record) -> None:
 
 
 async def _uploads(record: Record) -> None:
-    image = Upload(field="image", name=PICTURE_NAME, content_type="image/png", content=picture())
+    image = ("image", (PICTURE_NAME, "image/png", picture()))
     stored = None
     for path in ("/upload/image", "/api/upload/image"):
-        stored = await record.post(path, has_image, file=image) or stored
+        stored = await record.post(path, has_image, files=[image]) or stored
     if stored is None:
         record.skip("GET", "/view", "no picture was uploaded")
         return
-    mask = Upload(field="image", name=MASK_NAME, content_type="image/png", content=picture())
+    mask = ("image", (MASK_NAME, "image/png", picture()))
     fields = {"original_ref": orjson.dumps(stored).decode(), "overwrite": "true"}
-    await record.post("/upload/mask", has_image, file=mask, fields=fields)
+    await record.post("/upload/mask", has_image, files=[mask], data=fields)
     for path in ("/view", "/api/view"):
         await record.get(view_path(path, stored), is_picture, called=path, note="the upload")
     part = {"Range": "bytes=1-3"}

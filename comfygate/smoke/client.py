@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Mapping
-from io import BytesIO
 from typing import Any
 
 import orjson
 from attrs import frozen
+from treq.client import HTTPClient
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionRefusedError, DNSLookupError
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
-from twisted.web.client import (
-    Agent,
-    ContentDecoderAgent,
-    FileBodyProducer,
-    GzipDecoder,
-    ResponseDone,
-    ResponseFailed,
-)
-from twisted.web.http import PotentialDataLoss
-from twisted.web.http_headers import Headers
+from twisted.web.client import Agent, ResponseFailed
 from twisted.web.iweb import IResponse
 
 from comfygate.smoke.outcome import SilentError, UnexpectedError, UnreachableError
@@ -31,16 +19,6 @@ from comfygate.smoke.outcome import SilentError, UnexpectedError, UnreachableErr
 MAX_BODY = 64 * 2**20
 PATIENCE = 30.0
 """Seconds that a request waits in all, where it is told to come back later."""
-
-
-@frozen(kw_only=True)
-class Upload:
-    """A file in a form."""
-
-    field: str
-    name: str
-    content_type: str
-    content: bytes
 
 
 @frozen
@@ -98,12 +76,12 @@ class Client:
         self.reactor = reactor
         self.base = base
         self.timeout = timeout
-        self._http = ContentDecoderAgent(Agent(reactor, connectTimeout=timeout), [(b"gzip", GzipDecoder)])
+        self._http = HTTPClient(Agent(reactor, connectTimeout=timeout))
 
     async def ask(self, method: str, path: str, **more: Any) -> Reply:
         """Make one request; come back later when told so (429), for :data:`PATIENCE` seconds at most.
 
-        :param more: ``headers``; ``json``, or ``file`` and, beside it in the form, ``fields``.
+        :param more: as treq takes them: ``headers``, ``json``, ``data``, ``files``.
         :raises UnexpectedError: there is no answer, or none that could be read.
         """
         waited = 0.0
@@ -120,7 +98,7 @@ class Client:
 
         :raises UnexpectedError: as for :meth:`ask`.
         """
-        asking: Deferred[Reply] = Deferred.fromCoroutine(self._ask(method, path, **more))
+        asking: Deferred[Reply] = Deferred.fromCoroutine(self._ask(method, path, more))
         asking.addTimeout(self.timeout, self.reactor, _late)
         try:
             return await asking
@@ -138,68 +116,25 @@ class Client:
         """Wait."""
         await deferLater(self.reactor, seconds)
 
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        file: Upload | None = None,
-        fields: Mapping[str, str] | None = None,
-    ) -> Reply:
-        sent, body = Headers({name: [value] for name, value in (headers or {}).items()}), None
-        if file is not None:
-            boundary = uuid.uuid4().hex
-            sent.setRawHeaders("Content-Type", [f"multipart/form-data; boundary={boundary}"])
-            body = FileBodyProducer(BytesIO(form(file, fields or {}, boundary)))
-        elif json is not None:
-            sent.setRawHeaders("Content-Type", ["application/json; charset=UTF-8"])
-            body = FileBodyProducer(BytesIO(orjson.dumps(json)))
-        url = (self.base + path).encode("ascii")
-        response: IResponse = await self._http.request(method.encode("ascii"), url, sent, body)
-        whole = _Whole()
-        response.deliverBody(whole)
-        pieces = await whole.finished
+    async def _ask(self, method: str, path: str, more: dict[str, Any]) -> Reply:
+        response: IResponse = await self._http.request(method, self.base + path, allow_redirects=False, **more)
+        pieces: list[bytes] = []
+        size = 0
+
+        def collect(piece: bytes) -> None:
+            nonlocal size
+            size += len(piece)
+            if size <= MAX_BODY:
+                pieces.append(piece)
+
+        await response.collect(collect)  # type: ignore[attr-defined]
+        if size > MAX_BODY:
+            raise UnexpectedError(f"{size} bytes, more than anybody should send")
         headers = {
             name.decode("latin-1").lower(): values[0].decode("latin-1")
             for name, values in response.headers.getAllRawHeaders()
         }
         return Reply(response.code, headers, b"".join(pieces))
-
-
-class _Whole(Protocol):
-    """Gathers an answer's body, if it is not too long."""
-
-    def __init__(self) -> None:
-        self.finished: Deferred[list[bytes]] = Deferred()
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def dataReceived(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._size <= MAX_BODY:
-            self._pieces.append(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if not reason.check(ResponseDone, PotentialDataLoss):
-            self.finished.errback(reason)
-        elif self._size > MAX_BODY:
-            self.finished.errback(UnexpectedError(f"{self._size} bytes, more than anybody should send"))
-        else:
-            self.finished.callback(self._pieces)
-
-
-def form(file: Upload, fields: Mapping[str, str], boundary: str) -> bytes:
-    """Write a form with one file as multipart/form-data (RFC 7578)."""
-    parts = [(f'form-data; name="{name}"', "", value.encode()) for name, value in fields.items()]
-    disposition = f'form-data; name="{file.field}"; filename="{file.name}"'
-    parts.append((disposition, f"Content-Type: {file.content_type}\r\n", file.content))
-    written = [
-        f"--{boundary}\r\nContent-Disposition: {disposition}\r\n{more}\r\n".encode() + content + b"\r\n"
-        for disposition, more, content in parts
-    ]
-    return b"".join([*written, f"--{boundary}--\r\n".encode()])
 
 
 def retry_after(reply: Reply) -> float | None:

@@ -62,7 +62,7 @@ class Record:
         """Check one request.
 
         :param called: the path as the report names it, if not in full.
-        :param more: as :meth:`comfygate.smoke.client.Client.ask` takes them.
+        :param more: as treq takes them.
         :return: what `judge` made of the answer; None if it is not as it should be.
         """
 

@@ -141,7 +141,7 @@ def test_the_version() -> None:
 
 def test_it_starts_without_the_weight_of_the_daemon() -> None:
     code = "import sys, comfygate.ctl.command as c; sys.argv = ['x', '--socket', '/no/x', 'status']\n"
-    code += "try: c.main()\nexcept SystemExit: print([n for n in ('twisted', 'autobahn') if n in sys.modules])"
+    code += "try: c.main()\nexcept SystemExit: print([n for n in ('twisted', 'treq', 'autobahn') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "[]\n", done.stderr
 

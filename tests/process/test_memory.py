@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import time
 from collections.abc import Iterator
@@ -30,7 +29,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield one
 
 
-@pytest.mark.skipif(importlib.util.find_spec("OpenSSL") is not None, reason="Twisted loads pyOpenSSL where it is")
 def test_at_rest(tmp_path: Path) -> None:
     twistd("--help", folder=tmp_path)  # Twisted finds its plugins once, which takes memory, and notes them
     with running(tmp_path, gpus=4) as gateway:
