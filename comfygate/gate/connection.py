@@ -399,8 +399,6 @@ class GateConnection(Protocol):
         self._state = _RELAYING
         self._kind = plan.relay.kind
         self._exchange = self._repeated
-        if plan.relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
-            self._alarm.watch()
 
     def exchanges(self, exchange: Exchange) -> None:
         """It is under way like any other from now on."""

@@ -53,7 +53,8 @@ class Plan:
 
     def learn(self, raw: bytes, told: Translation) -> None:
         """Remember what became of an answer's head, if both connections go on after it."""
-        if len(raw) > MAX_HEAD or not (told.keep_alive and told.answer.keep_alive):
+        answer = told.answer
+        if len(raw) > MAX_HEAD or answer.status < 200 or not (told.keep_alive and answer.keep_alive):
             return
         if len(self._answers) >= MOST_ANSWERS:
             self._answers.clear()

@@ -63,6 +63,8 @@ class Repeated:
         self._began = self._clock.seconds()
         client.repeats(plan)
         upstream.begin(self, self._request)
+        if plan.relay.backend_timeout < self._limits.idle:  # else the alarm that is set comes first
+            client.watch()
         return True
 
     # Borrower.

@@ -19,7 +19,7 @@ from zope.interface import implementer
 
 from comfygate.gate import fast_path
 
-PATIENCE = 4.0
+PATIENCE = 10.0
 
 
 class Loop:

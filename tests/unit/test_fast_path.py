@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
+from threading import Thread
 from typing import Any
 
 import pytest
 from twisted.internet import tcp
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Factory
@@ -20,7 +23,7 @@ from twisted.python.failure import Failure
 
 from comfygate.gate import fast_path
 from comfygate.gate.fast_path import LARGE, SMALL, SPLICED, DirectServer, Splice, splice
-from tests.unit.loopback import HalfCloseable, Loop, Notes, open_files, pattern
+from tests.unit.loopback import PATIENCE, HalfCloseable, Loop, Notes, Peer, open_files, pattern
 
 MIB = 1024 * 1024
 
@@ -404,6 +407,70 @@ def test_timers_and_threads_wake_it(loop: Loop) -> None:
     loop.reactor.callLater(0, called.append, "timer")
     loop.reactor.callFromThread(called.append, "thread")
     loop.until(lambda: len(called) == 2)
+
+
+class Busy(Notes):
+    """Is sent one more byte for each that it has read."""
+
+    peer: Peer
+
+    def dataReceived(self, data: bytes) -> None:
+        self.peer.send(b"x")
+
+
+@pytest.mark.parametrize("how", ["timer", "new timer", "thread", "event"])
+def test_nothing_waits_for_a_quiet_moment(loop: Loop, how: str) -> None:
+    reactor = loop.reactor
+
+    class Stopping(Busy):
+        rounds = 0
+
+        def dataReceived(self, data: bytes) -> None:
+            self.rounds += 1
+            if self.rounds == 1000 and how == "new timer":
+                reactor.callLater(0, reactor.stop)
+            elif self.rounds == 1000 and how == "event":
+                reactor.stop()
+            super().dataReceived(data)
+
+    for protocol in (Stopping(), Busy(), Busy()):
+        _, protocol.peer = loop.connect(protocol)
+        protocol.peer.send(b"x")
+    if how == "timer":
+        reactor.callLater(0.05, reactor.stop)
+    elif how == "thread":
+        Thread(target=reactor.callFromThread, args=(reactor.stop,)).start()
+    started = time.monotonic()
+    reactor.run(installSignalHandlers=False)
+    assert time.monotonic() - started < PATIENCE / 2
+
+
+@pytest.mark.parametrize("how", ["new timer", "event", "end of the shutdown"])
+def test_what_an_event_brings_about_does_not_wait_for_the_next(loop: Loop, how: str) -> None:
+    reactor = loop.reactor
+    ended: Deferred[None] = Deferred()
+
+    class Stopping(Notes):
+        def dataReceived(self, data: bytes) -> None:
+            if how == "new timer":
+                reactor.callLater(0, reactor.stop)
+            elif how == "event":
+                reactor.stop()
+            else:
+                ended.callback(None)
+
+    _, peer = loop.connect(Stopping())
+    if how == "end of the shutdown":  # it waits for the last client, say
+        reactor.addSystemEventTrigger("before", "shutdown", lambda: ended)
+        reactor.addSystemEventTrigger("before", "shutdown", peer.send, b"x")
+        reactor.callWhenRunning(reactor.stop)
+    else:
+        reactor.callWhenRunning(peer.send, b"x")
+    guard = reactor.callLater(PATIENCE, reactor.crash)
+    started = time.monotonic()
+    reactor.run(installSignalHandlers=False)
+    assert time.monotonic() - started < PATIENCE / 2
+    guard.cancel()
 
 
 # Large bodies.
