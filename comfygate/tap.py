@@ -14,6 +14,7 @@ from twisted.python import usage
 import comfygate
 from comfygate.claims import StateFolder, claim_ports, raise_file_limit
 from comfygate.config.settings import ConfigError, load
+from comfygate.footprint import settle, without_openssl
 from comfygate.hangups import Hangups
 from comfygate.plan import Plan, make_plan
 
@@ -78,6 +79,7 @@ def makeService(options: Options) -> IService:
 
     What can fail fails here, while twistd still has its terminal.
     """
+    without_openssl()
     from twisted.internet import reactor  # noqa: PLC0415 - importing it installs it
 
     # Twisted's timers follow the wall clock; ours must not jump with it.
@@ -107,6 +109,7 @@ def makeService(options: Options) -> IService:
         opened.store.close()
     options.hangups.connect(reactor, daemon.reload)
     reactor.addSystemEventTrigger("after", "shutdown", options.hangups.ignore)
+    reactor.callWhenRunning(settle)
     return daemon
 
 

@@ -320,7 +320,8 @@ def spin(reactor: Any) -> None:
                 elif found is not None:  # else another one's event has closed it
                     callWithLogger(found, reactor._doReadOrWrite, found, number, event)
             timeout = reactor.timeout()
-            if timeout == 0 or reactor.threadCallQueue or reactor._justStopped or not reactor.running:
+            ended = reactor._justStopped or not reactor.running
+            if timeout == 0 or reactor.threadCallQueue or ended:
                 return
 
     reactor.doIteration = iterate  # type: ignore[method-assign]
