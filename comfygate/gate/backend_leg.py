@@ -13,7 +13,8 @@ from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from comfygate.gate.frames import FrameReader
+from comfygate.gate.fast_path import lend
+from comfygate.gate.frames import Data, Frame, FrameReader
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 from comfygate.websocket import WebSocketClientFactory, WebSocketClientProtocol
 
@@ -28,6 +29,9 @@ class BackendSide(Protocol):
 
     def backend_said(self, payload: bytes, binary: bool) -> None:
         """A message came."""
+
+    def backend_sent(self, frame: Frame) -> None:
+        """A message came, in this frame; what it holds is lent until this returns."""
 
     def backend_full(self, full: bool) -> None:
         """Whether the backend takes no more at present."""
@@ -78,23 +82,26 @@ class BackendLeg(Leg, WebSocketClientProtocol):
             self.wasNotCleanReason = "the head of the answer is too long"
             self.dropConnection(abort=True)
             return
+        self._received(data)
+
+    def _received(self, data: Data) -> None:
         if self._frames is not None and (self._frames.missing or self._is_between_messages()):
             data = self._common(self._frames, data)
         if data:
-            self._dataReceived(data)
+            self._dataReceived(bytes(data))
 
     def _is_between_messages(self) -> bool:
         """Whether Autobahn has read all that it was given, and it was no part of a message."""
         return self.state == self.STATE_OPEN and self.current_frame is None and not (self.inside_message or self.data)
 
-    def _common(self, frames: FrameReader, data: bytes) -> bytes:
+    def _common(self, frames: FrameReader, data: Data) -> Data:
         """Hand on the messages of the common kind; give back what is left for Autobahn."""
-        messages, data = frames.feed(data)
-        if messages and self.autoPingTimeoutCall is not None:  # as Autobahn takes any frame for a sign of life
+        found, data = frames.feed(data)
+        if found and self.autoPingTimeoutCall is not None:  # as Autobahn takes any frame for a sign of life
             self._cancelAutoPingTimeoutCall()
-        for payload, binary in messages:
+        for frame in found:
             if self.state == self.STATE_OPEN:
-                self._owner.backend_said(payload, binary)
+                self._owner.backend_sent(frame)
         return data
 
     def failHandshake(self, reason: str) -> None:
@@ -112,6 +119,7 @@ class BackendLeg(Leg, WebSocketClientProtocol):
         """Tell the owner."""
         self.settle()
         self._frames = FrameReader(self.factory.maxMessagePayloadSize)
+        lend(self.transport, self._received)
         self.opened = True
         self._owner.backend_opened(self._subprotocol)
 

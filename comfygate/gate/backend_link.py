@@ -13,6 +13,7 @@ from twisted.python.failure import Failure
 
 from comfygate.errors import GateError
 from comfygate.gate.backend_leg import BackendLeg
+from comfygate.gate.frames import Frame
 from comfygate.gate.handshake import Wanted
 from comfygate.gate.sessions import Link, Member
 from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
@@ -29,6 +30,9 @@ class LinkOwner(Member, Protocol):
 
     def link_said(self, payload: bytes, binary: bool) -> None:
         """The backend sent a message."""
+
+    def link_sent(self, frame: Frame) -> None:
+        """The backend sent a message in this frame, whose bytes are lent until this returns."""
 
     def link_full(self, full: bool) -> None:
         """Whether the backend takes no more at present."""
@@ -121,6 +125,11 @@ class BackendLink:
         """Pass a message on, unless the owner wants no more."""
         if not self.dismissed:
             self.owner.link_said(payload, binary)
+
+    def backend_sent(self, frame: Frame) -> None:
+        """Pass a message on in its frame, likewise."""
+        if not self.dismissed:
+            self.owner.link_sent(frame)
 
     def backend_full(self, full: bool) -> None:
         """Pass back-pressure on."""

@@ -16,6 +16,7 @@ from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_link import RETRY_AFTER, BackendLink, LinkOwner
 from comfygate.gate.client_leg import ClientLeg
 from comfygate.gate.features import FEATURE_FLAGS, Features
+from comfygate.gate.frames import Frame
 from comfygate.gate.handshake import Wanted, client_id_of, handshake_of, is_comfyuis
 from comfygate.gate.sessions import Link, Session
 from comfygate.gate.status_message import status_message, with_remaining
@@ -219,6 +220,13 @@ class BridgedClient:
         elif kind == FEATURE_FLAGS and not self._features.is_new(payload):
             return  # negotiated again, for another leg
         self._deliver(Message(payload, binary))
+
+    def link_sent(self, frame: Frame) -> None:
+        """Pass a message on as it came: a picture to a client that keeps up is not touched."""
+        if frame.binary and self.client.ready and self._ending is None and not self._outbox:
+            self.client.forward(frame.wire)
+        else:
+            self.link_said(frame.payload, frame.binary)
 
     def link_full(self, full: bool) -> None:
         """Read from the client only what the backend takes."""

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from comfygate.errors import GateError
+from comfygate.gate.frames import Data
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 from comfygate.http1 import request_head_end
@@ -120,6 +121,12 @@ class ClientLeg(Leg, WebSocketServerProtocol):
             head = struct.pack(">BBQ", first, 127, size)
         self._tally.sent += len(head) + size
         self.transport.writeSequence((head, payload))
+
+    def forward(self, frame: Data) -> None:
+        """Send a frame of a server as it is, if the leg is open: it is one that a server sends, too."""
+        if self.state == self.STATE_OPEN:
+            self._tally.sent += len(frame)
+            self.transport.write(frame)
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
         """Write what Autobahn has made: handshakes and control frames."""

@@ -9,6 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from comfygate.gate.audience import Sessions
 from comfygate.gate.backend_link import BackendLink, LinkOwner
+from comfygate.gate.frames import Frame
 from comfygate.gate.handshake import Wanted
 from comfygate.gate.sessions import Link, Session
 from comfygate.gate.websocket_leg import GOING_AWAY, Ending, Limits
@@ -139,6 +140,10 @@ class Ear:
     def link_said(self, payload: bytes, binary: bool) -> None:
         """Pass a message on."""
         self.owner.ear_said(self.gpu_id, payload, binary)
+
+    def link_sent(self, frame: Frame) -> None:
+        """Pass a message on."""
+        self.link_said(frame.payload, frame.binary)
 
     def link_full(self, full: bool) -> None:
         """Pass back-pressure on."""

@@ -65,9 +65,13 @@ class _Direct:
     SEND_LIMIT = 1024 * 1024  # Twisted's name for the most bytes of one send()
     _much = False  # whether as much came as was asked for
 
+    _lend: Callable[[memoryview], None] | None = None
+
     def doRead(self: Any) -> Any:
         """Read once; see ``twisted.internet.interfaces.IReadDescriptor``."""
         try:
+            if self._lend is not None:
+                return self._read_and_lend()
             data = _read_much(self.socket) if self._much else self.socket.recv(SMALL)
         except BlockingIOError:
             return None
@@ -79,10 +83,17 @@ class _Direct:
         self.protocol.dataReceived(data)
         return None
 
-    def write(self: Any, data: bytes) -> None:
-        """Send `data`, or queue what cannot be sent now."""
+    def _read_and_lend(self: Any) -> Any:
+        count = self.socket.recv_into(_BUFFER)
+        if not count:
+            return CONNECTION_DONE
+        self._lend(_BUFFER[:count])
+        return None
+
+    def write(self: Any, data: bytes | memoryview) -> None:
+        """Send `data`, which may be a view of a lent buffer, or queue what cannot be sent now."""
         if self.dataBuffer or self._tempDataLen or self.disconnecting or self._writeDisconnecting or self._aborting:
-            super().write(data)  # type: ignore[misc]
+            super().write(bytes(data))  # type: ignore[misc]
         elif self.connected and data:
             try:
                 sent = self.socket.send(data)
@@ -111,8 +122,8 @@ class _Direct:
         if sent < size:
             self._queue(b"".join(pieces), sent)
 
-    def _queue(self: Any, data: bytes, sent: int) -> None:
-        self._tempDataBuffer.append(memoryview(data)[sent:])
+    def _queue(self: Any, data: bytes | memoryview, sent: int) -> None:
+        self._tempDataBuffer.append(bytes(memoryview(data)[sent:]))
         self._tempDataLen += len(data) - sent
         self._maybePauseProducer()
         self.startWriting()
@@ -285,6 +296,15 @@ class Dialler:
         connector = _Connector(host, port, factory, timeout, bindAddress, self._reactor)
         connector.connect()
         return connector
+
+
+def lend(transport: object, receive: Callable[[memoryview], None]) -> None:
+    """Have what is read given to `receive` instead of a protocol's ``dataReceived()``, where that is possible.
+
+    :param receive: given a view of the shared buffer, which it may use until it returns.
+    """
+    if isinstance(transport, _Direct):
+        transport._lend = receive
 
 
 def shorten(port: IListeningPort) -> None:

@@ -433,16 +433,19 @@ def test_nothing_waits_for_a_quiet_moment(loop: Loop, how: str) -> None:
                 reactor.stop()
             super().dataReceived(data)
 
+    other = Thread(target=reactor.callFromThread, args=(reactor.stop,))
     for protocol in (Stopping(), Busy(), Busy()):
         _, protocol.peer = loop.connect(protocol)
         protocol.peer.send(b"x")
     if how == "timer":
         reactor.callLater(0.05, reactor.stop)
     elif how == "thread":
-        Thread(target=reactor.callFromThread, args=(reactor.stop,)).start()
+        other.start()
     started = time.monotonic()
     reactor.run(installSignalHandlers=False)
     assert time.monotonic() - started < PATIENCE / 2
+    if how == "thread":
+        other.join()  # it may still be about to wake the reactor up, which must be there then
 
 
 @pytest.mark.parametrize("how", ["new timer", "event", "end of the shutdown"])
