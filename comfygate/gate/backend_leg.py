@@ -84,11 +84,13 @@ class BackendLeg(Leg, WebSocketClientProtocol):
             return
         self._received(data)
 
-    def _received(self, data: Data) -> None:
-        if self._frames is not None and (self._frames.missing or self._is_between_messages()):
-            data = self._common(self._frames, data)
+    def _received(self, data: Data) -> int:
+        frames = self._frames
+        if frames is not None and (frames.missing or self._is_between_messages()):
+            data = self._common(frames, data)
         if data:
             self._dataReceived(bytes(data))
+        return frames.missing if frames is not None else 0
 
     def _is_between_messages(self) -> bool:
         """Whether Autobahn has read all that it was given, and it was no part of a message."""

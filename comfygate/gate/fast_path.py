@@ -65,7 +65,7 @@ class _Direct:
     SEND_LIMIT = 1024 * 1024  # Twisted's name for the most bytes of one send()
     _much = False  # whether as much came as was asked for
 
-    _lend: Callable[[memoryview], None] | None = None
+    _lend: Callable[[memoryview], int] | None = None
 
     def doRead(self: Any) -> Any:
         """Read once; see ``twisted.internet.interfaces.IReadDescriptor``."""
@@ -85,10 +85,11 @@ class _Direct:
 
     def _read_and_lend(self: Any) -> Any:
         count = self.socket.recv_into(_BUFFER)
-        if not count:
-            return CONNECTION_DONE
-        self._lend(_BUFFER[:count])
-        return None
+        if count and self._lend(_BUFFER[:count]):  # the rest has come meanwhile, or will at once
+            with suppress(BlockingIOError):
+                count = self.socket.recv_into(_BUFFER)
+                self._lend(_BUFFER[:count])
+        return None if count else CONNECTION_DONE
 
     def write(self: Any, data: bytes | memoryview) -> None:
         """Send `data`, which may be a view of a lent buffer, or queue what cannot be sent now."""
@@ -298,10 +299,11 @@ class Dialler:
         return connector
 
 
-def lend(transport: object, receive: Callable[[memoryview], None]) -> None:
+def lend(transport: object, receive: Callable[[memoryview], int]) -> None:
     """Have what is read given to `receive` instead of a protocol's ``dataReceived()``, where that is possible.
 
-    :param receive: given a view of the shared buffer, which it may use until it returns.
+    :param receive: given a view of the shared buffer, which it may use until it returns; says how many bytes are
+        missing of something that has begun.
     """
     if isinstance(transport, _Direct):
         transport._lend = receive
