@@ -341,9 +341,13 @@ def spin(reactor: Any) -> None:
                         reactor._disconnectSelectable(found, why, True)
                 elif found is not None:  # else another one's event has closed it
                     callWithLogger(found, reactor._doReadOrWrite, found, number, event)
-            timeout = reactor.timeout()
-            ended = reactor._justStopped or not reactor.running
-            if timeout == 0 or reactor.threadCallQueue or ended:
+            if reactor.threadCallQueue or reactor._justStopped or not reactor.running:
+                return
+            if reactor._newTimedCalls:
+                timeout = reactor.timeout()
+            elif reactor._pendingTimedCalls:  # the next comes first
+                timeout = reactor._pendingTimedCalls[0].time - reactor.seconds()
+            if timeout is not None and timeout <= 0:
                 return
 
     reactor.doIteration = iterate  # type: ignore[method-assign]
