@@ -64,6 +64,7 @@ class _Direct:
 
     SEND_LIMIT = 1024 * 1024  # Twisted's name for the most bytes of one send()
     _much = False  # whether as much came as was asked for
+    _may_be_much = True
 
     _lend: Callable[[memoryview], int] | None = None
 
@@ -79,7 +80,7 @@ class _Direct:
             return CONNECTION_LOST
         if not data:
             return CONNECTION_DONE
-        self._much = len(data) >= SMALL
+        self._much = self._may_be_much and len(data) >= SMALL
         self.protocol.dataReceived(data)
         return None
 
@@ -307,6 +308,12 @@ def lend(transport: object, receive: Callable[[memoryview], int]) -> None:
     """
     if isinstance(transport, _Direct):
         transport._lend = receive
+
+
+def read_little(transport: object) -> None:
+    """Read no more than a little at once of what may be many small messages, so that others get their turn."""
+    if isinstance(transport, _Direct):
+        transport._may_be_much = transport._much = False
 
 
 def shorten(port: IListeningPort) -> None:
