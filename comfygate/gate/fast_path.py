@@ -15,6 +15,7 @@ With ``fast_path = off`` nothing of this is used, and all must behave the same.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -51,6 +52,9 @@ ROUNDS = 64
 """How often the kernel is asked for events before the reactor tidies up its timers."""
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+_UNABLE = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL})
+"""What a kernel or a sandbox says that has no splice(2), or none for sockets."""
 
 _BUFFER = memoryview(bytearray(LARGE))
 
@@ -145,10 +149,15 @@ class _Pipes:
     def __init__(self) -> None:
         self._idle: list[tuple[int, int]] = []
         self._lent = 0
+        self._useless = False
+
+    def give_up(self) -> None:
+        """Lend none any more."""
+        self._useless = True
 
     def take(self) -> tuple[int, int] | None:
         """Lend one, if there may be one more, and it holds as much as a splice moves."""
-        if self._lent >= MOST_PIPES:
+        if self._useless or self._lent >= MOST_PIPES:
             return None
         try:
             found = self._idle.pop() if self._idle else _make_pipe()
@@ -227,8 +236,13 @@ class Splice:
             count = os.splice(self._source.fileno(), self._pipe[1], min(self._left, SPLICED), flags=_FLAGS)
         except BlockingIOError:
             return None
-        except OSError:
-            return CONNECTION_LOST
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                return CONNECTION_LOST
+            log.warn("large bodies are read and sent, for splice(2) does not work here: {error}", error=str(error))
+            _PIPES.give_up()
+            self.stop()  # nothing was taken
+            return None
         if not count:
             return CONNECTION_DONE
         self._left -= count

@@ -225,6 +225,23 @@ def test_without_pipes(house: House, monkeypatch: pytest.MonkeyPatch, how: str) 
     assert not house.spliced
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EINVAL])
+def test_where_nothing_can_be_spliced(house: House, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*arguments: object, **options: object) -> Any:
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(os, "splice", fail)
+    size = 4 * MIB
+    backend = house.ask(GET)
+    for _ in range(2):
+        backend.send(answer(size) + pattern(size))
+        house.loop.until(backend.sent, house.client.got(size + len(answer(size))))
+        assert house.client.take() == answer(size) + pattern(size)
+        house.client.send(GET)
+        house.heard(backend)
+    assert len(house.spliced) == 1  # it is not tried again
+
+
 def begun(house: House, size: int) -> Peer:
     """Begin a download that the client does not read for now."""
     backend = house.ask(GET)
