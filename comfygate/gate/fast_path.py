@@ -235,7 +235,9 @@ class Splice:
         try:
             count = os.splice(self._source.fileno(), self._pipe[1], min(self._left, SPLICED), flags=_FLAGS)
         except BlockingIOError:
-            return None
+            # There is something: behind urgent data, which splice(2) never goes past, and recv(2) leaves out.
+            self.stop()
+            return self._source.doRead()
         except OSError as error:
             if error.errno not in _UNABLE:
                 return CONNECTION_LOST
