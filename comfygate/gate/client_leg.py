@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from comfygate.errors import GateError
+from comfygate.gate.fast_path import read_little
 from comfygate.gate.frames import Data
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
@@ -84,6 +85,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):
         self.transport.unregisterProducer()
         self.transport.resumeProducing()
         self.transport.registerProducer(self, True)
+        read_little(self.transport)
         super().connectionMade()
 
     def dataReceived(self, data: bytes) -> None:

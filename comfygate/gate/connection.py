@@ -59,6 +59,10 @@ _NO_MORE = NoBodyDecoder()
 """The decoder of a body that has come, or of none; it is never fed."""
 
 
+BATCH = 64
+"""Requests that are begun before others get their turn: thousands fit into one read, and some are answered at once."""
+
+
 class State(Enum):
     """What a connection is busy with."""
 
@@ -103,6 +107,7 @@ class GateConnection(Protocol):
         self._buffer = bytearray()  # came before its turn
         self._scanned = 0  # bytes of it in which no head ended
         self._pumping = False
+        self._resting = False  # between two batches of requests
         self._full = False  # what was written piles up
         self._full_since = 0.0
         self._eof = False
@@ -211,15 +216,28 @@ class GateConnection(Protocol):
             return
         self._pumping = True
         try:
-            while self._state is State.HEAD and self._buffer and not self._full:
-                if not self._take_head():
-                    break
+            begun = 0
+            while self._may_begin() and self._take_head():
+                begun += 1
+                if begun == BATCH:
+                    self._rest()
         finally:
             self._pumping = False
-        if self._state is State.HEAD and self._eof and not self._full:
+        if self._state is State.HEAD and self._eof and not (self._full or self._resting):
             self._close()
         self._pause_or_resume()
         self._alarm.watch()
+
+    def _may_begin(self) -> bool:
+        return bool(self._state is State.HEAD and self._buffer and not (self._full or self._resting))
+
+    def _rest(self) -> None:
+        self._resting = True
+        self._port.clock.callLater(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        self._pump()
 
     def _take_head(self) -> bool:
         self._head = None

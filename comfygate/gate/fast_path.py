@@ -15,6 +15,7 @@ With ``fast_path = off`` nothing of this is used, and all must behave the same.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -52,6 +53,9 @@ ROUNDS = 64
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
+_UNABLE = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL})
+"""What a kernel or a sandbox says that has no splice(2), or none for sockets."""
+
 _BUFFER = memoryview(bytearray(LARGE))
 
 
@@ -64,6 +68,7 @@ class _Direct:
 
     SEND_LIMIT = 1024 * 1024  # Twisted's name for the most bytes of one send()
     _much = False  # whether as much came as was asked for
+    _may_be_much = True
 
     _lend: Callable[[memoryview], int] | None = None
 
@@ -79,7 +84,7 @@ class _Direct:
             return CONNECTION_LOST
         if not data:
             return CONNECTION_DONE
-        self._much = len(data) >= SMALL
+        self._much = self._may_be_much and len(data) >= SMALL
         self.protocol.dataReceived(data)
         return None
 
@@ -144,10 +149,15 @@ class _Pipes:
     def __init__(self) -> None:
         self._idle: list[tuple[int, int]] = []
         self._lent = 0
+        self._useless = False
+
+    def give_up(self) -> None:
+        """Lend none any more."""
+        self._useless = True
 
     def take(self) -> tuple[int, int] | None:
         """Lend one, if there may be one more, and it holds as much as a splice moves."""
-        if self._lent >= MOST_PIPES:
+        if self._useless or self._lent >= MOST_PIPES:
             return None
         try:
             found = self._idle.pop() if self._idle else _make_pipe()
@@ -225,9 +235,16 @@ class Splice:
         try:
             count = os.splice(self._source.fileno(), self._pipe[1], min(self._left, SPLICED), flags=_FLAGS)
         except BlockingIOError:
+            # There is something: behind urgent data, which splice(2) never goes past, and recv(2) leaves out.
+            self.stop()
+            return self._source.doRead()
+        except OSError as error:
+            if error.errno not in _UNABLE:
+                return CONNECTION_LOST
+            log.warn("large bodies are read and sent, for splice(2) does not work here: {error}", error=str(error))
+            _PIPES.give_up()
+            self.stop()  # nothing was taken
             return None
-        except OSError:
-            return CONNECTION_LOST
         if not count:
             return CONNECTION_DONE
         self._left -= count
@@ -307,6 +324,12 @@ def lend(transport: object, receive: Callable[[memoryview], int]) -> None:
     """
     if isinstance(transport, _Direct):
         transport._lend = receive
+
+
+def read_little(transport: object) -> None:
+    """Read no more than a little at once of what may be many small messages, so that others get their turn."""
+    if isinstance(transport, _Direct):
+        transport._may_be_much = transport._much = False
 
 
 def shorten(port: IListeningPort) -> None:

@@ -1,7 +1,8 @@
 """One request and its answer, passed between a client and an upstream connection.
 
 Memory: each direction holds at most what one transport buffers before it
-pauses its producer (64 KiB) plus one read (64 KiB).
+pauses its producer (64 KiB) plus one read (256 KiB), or one splice in the
+kernel (512 KiB).
 """
 
 from __future__ import annotations

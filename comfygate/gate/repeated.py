@@ -76,6 +76,7 @@ class Repeated:
         if told is None or client.closing:
             self._exchange().upstream_received(data)
             return
+        self._request = b""  # it may be 64 KiB, and the client may be idle for long
         self._upstream.give_back()
         client.answer_again(told.answer.status, data if told.is_unchanged else told.anew(data))
 
@@ -120,6 +121,7 @@ class Repeated:
     def _exchange(self) -> Exchange:
         plan = self._plan
         exchange = Exchange(self._client, plan.head, plan.relay, self._clock, self._limits)
-        exchange.go_on(plan, self._upstream, self._request, self._began)
+        request, self._request = self._request, b""
+        exchange.go_on(plan, self._upstream, request, self._began)
         self._client.exchanges(exchange)
         return exchange

@@ -233,6 +233,20 @@ def test_reads_grow_with_what_comes(loop: Loop) -> None:
         loop.until(lambda: notes.data.endswith(b"b"))
 
 
+def test_what_may_be_many_messages_is_read_in_small_pieces(loop: Loop) -> None:
+    notes = Notes()
+    transport, peer = loop.connect(notes)
+    large = pattern(3 * LARGE)
+    peer.send(large)
+    loop.until(lambda: len(notes.pieces) > 1)
+    fast_path.read_little(transport)
+    fast_path.read_little(object())
+    begun = len(notes.pieces)
+    loop.until(peer.sent, lambda: len(notes.data) == len(large))
+    assert notes.data == large
+    assert max(map(len, notes.pieces[begun:])) <= SMALL
+
+
 def test_what_was_read_is_the_protocols_own(loop: Loop) -> None:
     one, other = Notes(), Notes()
     peers = [loop.connect(notes)[1] for notes in (one, other)]

@@ -460,6 +460,15 @@ def test_only_a_whole_request_is_one_that_was_there_before(house: House) -> None
     assert house.site.asked == 5
 
 
+def test_nothing_of_a_request_is_kept_for_an_idle_client(house: House) -> None:
+    large = post(b"x" * MAX_BODY)
+    house.warm(large)
+    for answer in (OK, OK[:-1], OK):  # in the middle one, an exchange takes it over
+        house.ask(large, answer)
+        assert house.client.protocol._repeated._request == b""
+        house.up.receive(OK[len(answer) :])
+
+
 @pytest.mark.parametrize("request_", [GET, post(b"hello")])
 def test_pipelined_requests(house: House, request_: bytes) -> None:
     house.warm(request_)

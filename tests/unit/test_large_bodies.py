@@ -225,6 +225,41 @@ def test_without_pipes(house: House, monkeypatch: pytest.MonkeyPatch, how: str) 
     assert not house.spliced
 
 
+def test_urgent_data_holds_nothing_up(house: House) -> None:
+    """TCP's urgent byte is no part of the body (RFC 9293, section 3.8.5), and splice(2) stops before it."""
+    size, half = 8 * MIB, 4 * MIB
+    house.client.send(post(size) + pattern(size)[:half])
+    backend = house.ask(b"")
+    house.loop.until(house.client.sent, backend.got(half))
+    spliced = len(house.spliced)
+    assert spliced
+    house.client.socket.send(b"!", socket.MSG_OOB)
+    house.client.send(pattern(size)[half:])
+    house.loop.until(house.client.sent, backend.got(size))
+    assert backend.take() == pattern(size)
+    assert len(house.spliced) > spliced  # the rest goes by again
+    backend.send(OK)
+    house.loop.until(house.client.got(len(OK)))
+    assert house.client.take() == OK
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EINVAL])
+def test_where_nothing_can_be_spliced(house: House, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def fail(*arguments: object, **options: object) -> Any:
+        raise OSError(number, "not here")
+
+    monkeypatch.setattr(os, "splice", fail)
+    size = 4 * MIB
+    backend = house.ask(GET)
+    for _ in range(2):
+        backend.send(answer(size) + pattern(size))
+        house.loop.until(backend.sent, house.client.got(size + len(answer(size))))
+        assert house.client.take() == answer(size) + pattern(size)
+        house.client.send(GET)
+        house.heard(backend)
+    assert len(house.spliced) == 1  # it is not tried again
+
+
 def begun(house: House, size: int) -> Peer:
     """Begin a download that the client does not read for now."""
     backend = house.ask(GET)

@@ -13,6 +13,7 @@ from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from comfygate.errors import GateError
+from comfygate.gate.connection import BATCH
 from comfygate.gate.limits import Limits
 from comfygate.gate.server import MAX_REFUSED, GateFactory
 from comfygate.gate.site import Answer, Decision, IGateSite, Upgrade
@@ -91,8 +92,33 @@ def test_an_answer_in_http_1_0() -> None:
 def test_many_pipelined_requests_are_answered_in_order() -> None:
     house = House()
     house.client.receive(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % n for n in range(3000)))
+    house.clock.advance(0)
     data = house.client.take()
     assert [int(part.split(b"\r\n")[0]) for part in data.split(b"X-Path: /")[1:]] == list(range(3000))
+
+
+def test_a_flood_of_requests_lets_others_have_their_turn() -> None:
+    house = House(pipelined=1000)
+    count = 3 * BATCH + 1
+    house.client.receive(b"".join(b"GET /%d HTTP/1.1\r\nHost: h\r\n\r\n" % number for number in range(count)))
+    assert len(house.site.asked) == BATCH and house.client.paused
+    other = house.connect()
+    other.receive(GET)
+    assert other.take()
+    house.client.eof()
+    assert not house.client.closed
+    house.clock.advance(0)
+    assert house.client.take().count(b"HTTP/1.1 200 OK") == count
+    assert [path for path, _ in house.site.asked if path != b"/a"] == [b"/%d" % number for number in range(count)]
+    assert house.client.closed
+
+
+def test_a_client_that_leaves_between_two_turns() -> None:
+    house = House()
+    house.client.receive(2 * BATCH * GET)
+    house.client.lose()
+    house.clock.advance(0)
+    assert len(house.site.asked) == BATCH and house.factory.connections == 0
 
 
 def test_a_head_byte_by_byte() -> None:
