@@ -364,13 +364,19 @@ def spin(reactor: Any) -> None:
                         reactor._disconnectSelectable(found, why, True)
                 elif found is not None:  # else another one's event has closed it
                     callWithLogger(found, reactor._doReadOrWrite, found, number, event)
-            if reactor.threadCallQueue or reactor._justStopped or not reactor.running:
-                return
-            if reactor._newTimedCalls:
-                timeout = reactor.timeout()
-            elif reactor._pendingTimedCalls:  # the next comes first
-                timeout = reactor._pendingTimedCalls[0].time - reactor.seconds()
-            if timeout is not None and timeout <= 0:
+            timeout = _patience(reactor, timeout)
+            if timeout == 0:
                 return
 
     reactor.doIteration = iterate  # type: ignore[method-assign]
+
+
+def _patience(reactor: Any, timeout: float | None) -> float | None:
+    """How long to wait for events now; 0: something else is to be done.  See ``reactor.timeout()``."""
+    if reactor.threadCallQueue or reactor._justStopped or not reactor.running:
+        return 0
+    if reactor._newTimedCalls:
+        timeout = reactor.timeout()
+    elif reactor._pendingTimedCalls:  # the next comes first
+        timeout = max(0, reactor._pendingTimedCalls[0].time - reactor.seconds())
+    return timeout
