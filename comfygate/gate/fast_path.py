@@ -42,7 +42,7 @@ LARGE = 256 * 1024
 GATHERED = 32 * 1024
 """Bytes in several pieces that are cheaper to send from where they are than to copy together first."""
 
-SPLICED = 512 * 1024
+SPLICED = 256 * 1024
 """Bytes that a splice moves at once at most."""
 
 MOST_PIPES, IDLE_PIPES = 64, 8
