@@ -160,7 +160,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],
         "python": platform.python_version(),
         "nginx": _version("nginx", "-v"),
         "haproxy": _version("haproxy", "-v"),
