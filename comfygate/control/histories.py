@@ -124,6 +124,7 @@ class Histories:
 
     async def _entries(self, gate: GateRouting, most: int | None, offset: int | None) -> list[_Entry]:
         wanted = most if offset is None or offset < 0 else None
+        held = self._held_on(gate)
         try:
             kept = await self._journal.histories(gate.gpu_ids, wanted)
         except JournalError as error:
@@ -135,8 +136,16 @@ class Histories:
             raise _silent(gpu_id, failure)
         for entry in chain.from_iterable(told.answers.values()):
             found.setdefault(entry.prompt_id, entry)
+        # Whatever has ended meanwhile is listed no more, and may be in none of the answers.
+        for prompt_id in [*held, *self._held_on(gate)]:
+            text = None if prompt_id in found else await self._awaited(prompt_id)
+            if text is not None:
+                found[prompt_id] = _Entry(prompt_id, math.inf, text)
         entries = sorted(found.values(), key=lambda entry: entry.ended)
         return _cut(entries, most, offset)
+
+    def _held_on(self, gate: GateRouting) -> list[str]:
+        return [one.job.prompt_id for gpu_id in gate.gpu_ids for one in self._ledger.held_by(gpu_id)]
 
     def _object(self, gate: GateRouting, entries: Iterable[_Entry]) -> Iterator[bytes]:
         separator = b"{"
@@ -219,12 +228,9 @@ class Histories:
     async def _of_backend(self, backend: IBackend, newest: int | None) -> list[_Entry]:
         """What a backend has, and the journal has not yet, or does not keep."""
         listed: dict[str, dict[str, Any]] = {}
-        over = [one.job.prompt_id for one in self._ledger.held_by(backend.gpu_id)]
-        told = [(prompt_id, await self._awaited(prompt_id)) for prompt_id in filter(self._ledger.is_finished, over)]
         if not (backend.owned and self._journal.lasting):
             listed = await self._books.fleet.client(backend.gpu_id).histories(newest)
-        entries = [_Entry(prompt_id, ended_at(entry), self._encoded(entry)) for prompt_id, entry in listed.items()]
-        return entries + [_Entry(one, math.inf, text) for one, text in told if text is not None and one not in listed]
+        return [_Entry(prompt_id, ended_at(entry), self._encoded(entry)) for prompt_id, entry in listed.items()]
 
 
 def _cut(entries: list[_Entry], most: int | None, offset: int | None) -> list[_Entry]:
