@@ -128,6 +128,23 @@ def test_a_backend_that_cannot_be_asked_is_an_error_and_no_empty_answer() -> Non
         one(house, house.hub, prompt_id)
 
 
+@pytest.mark.parametrize("noted", [True, False])
+def test_one_that_ends_while_the_list_is_put_together_is_in_it(monkeypatch: pytest.MonkeyPatch, noted: bool) -> None:
+    house = House(gpus=1)
+    prompt_id = submit(house, house.gates[0])["prompt_id"]
+    reading: Deferred[list[tuple[str, float, bytes]]] = Deferred()
+    monkeypatch.setattr(house.journal, "histories", lambda gpus, newest: reading)
+    _, results = later(house.histories.newest(house.hub, None, None))
+    if noted:
+        assert house.finish(0) == prompt_id
+    else:
+        house.backends[0].client.finish()
+        house.ledger.finish(prompt_id)
+    assert queue_of(house, house.hub) == ([], [])  # whoever asks for both at once
+    reading.callback([])
+    assert list(orjson.loads(b"".join(results[0]))) == [prompt_id]
+
+
 def test_a_negative_offset_asks_the_journal_for_no_more_than_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     house = House(gpus=1)
     ids = [finished(house, 0) for _ in range(3)]
