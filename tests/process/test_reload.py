@@ -271,6 +271,7 @@ def test_a_gpu_is_added_and_removed(gateway: Gateway) -> None:
     assert [gpu["port"] for gpu in status["gpus"]] == [*gateway.ports, gateway.spare]
     assert 'comfygate_jobs_ended_total{gpu="2",outcome="done"}' in request(gateway.hub, "GET", "/metrics").body.decode()
 
+    eventually(lambda: done(gateway) == 2)  # what runs from now on is the long one
     submit(gateway.spare, workflow(seconds=6.0))
     eventually(lambda: running_on(gateway, 2))
     pinned = submit(gateway.spare, workflow())
