@@ -52,13 +52,7 @@ TIERS = {
         "comfygate.line",
         "comfygate.models",
     ],
-    "I/O": [
-        "comfygate.backend*",
-        "comfygate.failpoints",
-        "comfygate.gate*",
-        "comfygate.journal*",
-        "comfygate.websocket",
-    ],
+    "I/O": ["comfygate.backend*", "comfygate.failpoints", "comfygate.gate*", "comfygate.journal*"],
     "edge": ["comfygate.control*"],
     "assembly": [
         "comfygate.adoption",
