@@ -74,9 +74,9 @@ class _Direct:
 
     def doRead(self: Any) -> Any:
         """Read once; see ``twisted.internet.interfaces.IReadDescriptor``."""
+        if self._lend is not None:
+            return self._read_and_lend()
         try:
-            if self._lend is not None:
-                return self._read_and_lend()
             data = _read_much(self.socket) if self._much else self.socket.recv(SMALL)
         except BlockingIOError:
             return None
@@ -89,12 +89,18 @@ class _Direct:
         return None
 
     def _read_and_lend(self: Any) -> Any:
-        count = self.socket.recv_into(_BUFFER)
-        if count and self._lend(_BUFFER[:count]):  # the rest has come meanwhile, or will at once
-            with suppress(BlockingIOError):
+        for _ in range(2):  # the rest of what has begun has come meanwhile, or will at once
+            try:
                 count = self.socket.recv_into(_BUFFER)
-                self._lend(_BUFFER[:count])
-        return None if count else CONNECTION_DONE
+            except BlockingIOError:
+                return None
+            except OSError:
+                return CONNECTION_LOST
+            if not count:
+                return CONNECTION_DONE
+            if not self._lend(_BUFFER[:count]):
+                return None
+        return None
 
     def write(self: Any, data: bytes | memoryview) -> None:
         """Send `data`, which may be a view of a lent buffer, or queue what cannot be sent now."""
@@ -118,7 +124,7 @@ class _Direct:
         """Send several pieces as one."""
         pieces = list(iovec)
         size = sum(map(len, pieces))
-        if size < GATHERED or not self.is_clear or self._writeDisconnecting:
+        if size < GATHERED or not self.is_clear:
             self.write(b"".join(pieces))
             return
         try:

@@ -256,6 +256,40 @@ def test_what_was_read_is_the_protocols_own(loop: Loop) -> None:
     assert set(one.data) == {ord("1")} and set(other.data) == {ord("2")}
 
 
+def test_what_is_read_is_lent_and_the_rest_is_asked_for_at_once(loop: Loop) -> None:
+    notes = Notes()
+    transport, peer = loop.connect(notes)
+    seen: list[bytes] = []
+
+    def receive(view: memoryview) -> int:
+        seen.append(bytes(view))
+        if len(seen) == 1:
+            peer.socket.send(b"world")  # is there before the reactor is asked
+        return len(b"hello world") - len(b"".join(seen))
+
+    fast_path.lend(object(), receive)
+    fast_path.lend(transport, receive)
+    peer.socket.send(b"hello ")
+    loop.turn()
+    assert seen == [b"hello ", b"world"] and not notes.pieces
+    peer.finish()
+    loop.until(lambda: notes.lost)
+    assert notes.lost is not None and notes.lost.check(ConnectionDone)
+
+
+def test_a_fault_of_whoever_it_is_lent_to_is_not_taken_for_the_peers(loop: Loop, errors: list[Failure]) -> None:
+    notes = Notes()
+    transport, peer = loop.connect(notes)
+
+    def receive(view: memoryview) -> int:
+        raise OSError("this is ours")
+
+    fast_path.lend(transport, receive)
+    peer.socket.send(b"x")
+    loop.until(lambda: notes.lost)
+    assert [str(error.value) for error in errors] == ["this is ours"]
+
+
 def test_a_transport_may_be_paused(loop: Loop, made: Made) -> None:
     notes = Notes()
     transport, peer = loop.connect(notes, made)
