@@ -111,11 +111,14 @@ class Gate:
 
     def backend_changed(self) -> None:
         """A backend has another state: clients may be at home elsewhere."""
+        self._end_era()
+
+    def _end_era(self) -> None:
         self._era.over = True
         self._era = Era()
 
     def _take_on(self, facts: GateFacts) -> None:
-        self.backend_changed()
+        self._end_era()
         self.facts = facts
         self._metering = Metering(facts.metered)
         self._several = len(facts.gpu_ids) > 1 or not is_gpus_own(facts.name)
@@ -124,12 +127,13 @@ class Gate:
         """See :class:`comfygate.gate.site.IGateSite`."""
         self._check_origin(head)
         route = classify(head.method, head.path, several=self._several)
-        era = None if self._costs(route) else self._era
-        wait = self._take_token(route, peer)
+        if not (self.facts.rate > 0 and self._metering.metered(route)):
+            return self._decide(head, route, peer, self._era)
+        wait = self._take_token(peer)
         if wait:
             waiting: Deferred[None] = deferLater(self._clock, wait)
             return waiting.addCallback(lambda _: self._decide(head, route, peer))
-        return self._decide(head, route, peer, era)
+        return self._decide(head, route, peer)
 
     def error_headers(self, head: RequestHead) -> Headers:
         """See :class:`comfygate.gate.site.IGateSite`."""
@@ -146,12 +150,7 @@ class Gate:
             f"The page comes from {origin.decode('latin-1')}.",
         )
 
-    def _costs(self, route: Route) -> bool:
-        return self.facts.rate > 0 and self._metering.metered(route)
-
-    def _take_token(self, route: Route, peer: str) -> float:
-        if not self._costs(route):
-            return 0.0
+    def _take_token(self, peer: str) -> float:
         key = peer if self.facts.by_client else None
         granted, wait = self._buckets.take(key, self._clock.seconds(), self.facts.max_wait)
         if granted:
