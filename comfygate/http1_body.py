@@ -90,6 +90,10 @@ class NoBodyDecoder:
         """Nothing is missing."""
 
 
+NOTHING_LEFT = NoBodyDecoder()
+"""For a body that has come, or for none; it is never fed, and so one is enough."""
+
+
 @define
 class LengthDecoder:
     """Counts down a Content-Length."""

@@ -25,9 +25,9 @@ from comfygate.gate.site import Answer, Decision, IGateSite, Relay, Upgrade
 from comfygate.gate.sockets import Wire, is_dead, peer_ip, tune
 from comfygate.gate.tally import Tally
 from comfygate.http1 import (
+    NOTHING_LEFT,
     BodyDecoder,
     Length,
-    NoBodyDecoder,
     ProtocolError,
     RequestHead,
     decoder_for,
@@ -53,10 +53,6 @@ class Port(Shape):
 
     def left(self, connection: GateConnection) -> None:
         """`connection` is closed, or somebody else's now."""
-
-
-_NO_MORE = NoBodyDecoder()
-"""The decoder of a body that has come, or of none; it is never fed."""
 
 
 BATCH = 64
@@ -92,7 +88,7 @@ class GateConnection(Protocol):
 
     def __init__(self, port: Port, refusal: GateError | None = None) -> None:
         self.peer = ""
-        self.body: BodyDecoder = _NO_MORE
+        self.body: BodyDecoder = NOTHING_LEFT
         self._port = port
         self._limits = port.limits
         self._refusal = refusal
@@ -374,10 +370,13 @@ class GateConnection(Protocol):
         """The client's transport."""
         return self._wire
 
-    def passed(self, *, received: int = 0, sent: int = 0) -> None:
-        """So many bytes went by without being seen here."""
-        self._tally.received += received
-        self._tally.sent += sent
+    def uploaded(self, count: int) -> None:
+        """So many bytes of the request went by without being seen here."""
+        self._tally.received += count
+
+    def downloaded(self, count: int) -> None:
+        """So many bytes of the answer went by."""
+        self._tally.sent += count
 
     def answer(self, status: int, data: bytes) -> None:
         """Begin the answer, with these bytes."""
@@ -412,7 +411,7 @@ class GateConnection(Protocol):
     def repeats(self, plan: Plan) -> None:
         """A request like that of `plan` is under way."""
         self._head = plan.head
-        self.body = _NO_MORE
+        self.body = NOTHING_LEFT
         self._port.requests += 1
         self._state = _RELAYING
         self._kind = plan.relay.kind

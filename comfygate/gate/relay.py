@@ -8,6 +8,7 @@ kernel (512 KiB).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol as Shape
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -28,12 +29,12 @@ from comfygate.gate.site import Relay
 from comfygate.gate.sockets import Wire
 from comfygate.http1 import (
     LAST_CHUNK,
+    NOTHING_LEFT,
     BodyDecoder,
     Chunked,
     Length,
     LengthDecoder,
     NoBody,
-    NoBodyDecoder,
     ProtocolError,
     RequestHead,
     ResponseHead,
@@ -43,9 +44,6 @@ from comfygate.http1 import (
 )
 
 log = Logger()
-
-NO_BODY = NoBodyDecoder()
-"""In the place of a decoder where there is nothing to decode; it is never fed."""
 
 LARGE = 512 * 1024
 """Bytes still to come of a body for which it is worth to let them go by."""
@@ -77,8 +75,11 @@ class Client(Shape):
     def wire(self) -> Wire:
         """Its transport."""
 
-    def passed(self, *, received: int = 0, sent: int = 0) -> None:
-        """So many bytes went by between its transport and the upstream's."""
+    def uploaded(self, count: int) -> None:
+        """So many bytes of the request went by, from its transport to the upstream's."""
+
+    def downloaded(self, count: int) -> None:
+        """So many bytes of the answer went by."""
 
     def body_wanted(self) -> None:
         """Pass the request body on from now on."""
@@ -127,7 +128,7 @@ class Exchange:
     _pending = b""  # the beginning of a head
     _interim = 0
     _answer: ResponseHead | None = None
-    _decoder: BodyDecoder = NO_BODY
+    _decoder: BodyDecoder = NOTHING_LEFT
     _chunks_out = False
     _keep_alive = False
 
@@ -212,7 +213,7 @@ class Exchange:
             self._turn.ask(lambda: self._send_end(upstream, pieces))
         elif pieces:
             upstream.write(pieces)
-            self._hurry(self._client.body, self._client.wire, upstream.wire, self._upload_went_by)
+            self._hurry(self._client.body, self._client.wire, upstream.wire, self._client.uploaded)
 
     def body_broken(self, details: str) -> None:
         """The request body is not what it says it is: no more of it can be understood."""
@@ -382,30 +383,21 @@ class Exchange:
         if self._decoder.finished:
             self._complete()
         elif self._upstream is not None:
-            self._hurry(self._decoder, self._upstream.wire, self._client.wire, self._download_went_by)
+            self._hurry(self._decoder, self._upstream.wire, self._client.wire, self._client.downloaded)
 
     # Large bodies.
 
-    def _hurry(self, body: BodyDecoder, source: Wire, sink: Wire, moved: Callable[[int], None]) -> None:
+    def _hurry(self, body: BodyDecoder, source: Wire, sink: Wire, count: Callable[[int], None]) -> None:
         """Let most of what remains of a large body go by; its end is seen."""
         if not isinstance(body, LengthDecoder) or body.remaining < LARGE:
             return
         if self._splice is None or self._splice.over:
-            self._splice = splice(source, sink, body.remaining - END, moved)
+            self._splice = splice(source, sink, body.remaining - END, partial(self._went_by, body, count))
 
-    def _upload_went_by(self, count: int) -> None:
+    def _went_by(self, body: LengthDecoder, count: Callable[[int], None], size: int) -> None:
         self._moved = self._clock.seconds()
-        self._skip(self._client.body, count)
-        self._client.passed(received=count)
-
-    def _download_went_by(self, count: int) -> None:
-        self._moved = self._clock.seconds()
-        self._skip(self._decoder, count)
-        self._client.passed(sent=count)
-
-    def _skip(self, body: BodyDecoder, count: int) -> None:
-        if isinstance(body, LengthDecoder):
-            body.skip(count)
+        body.skip(size)
+        count(size)
 
     def _complete(self) -> None:
         if self._over:
