@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from attrs import frozen
+from twisted.internet.defer import Deferred, FirstError, gatherResults
 from twisted.internet.task import deferLater
 
 from comfygate.aliases import with_owner
@@ -137,15 +138,24 @@ class Histories:
         for entry in chain.from_iterable(told.answers.values()):
             found.setdefault(entry.prompt_id, entry)
         # Whatever has ended meanwhile is listed no more, and may be in none of the answers.
-        for prompt_id in [*held, *self._held_on(gate)]:
-            text = None if prompt_id in found else await self._awaited(prompt_id)
-            if text is not None:
-                found[prompt_id] = _Entry(prompt_id, math.inf, text)
+        for entry in await self._late(gate, [one for one in held | self._held_on(gate) if one not in found]):
+            found[entry.prompt_id] = entry
         entries = sorted(found.values(), key=lambda entry: entry.ended)
         return _cut(entries, most, offset)
 
-    def _held_on(self, gate: GateRouting) -> list[str]:
-        return [one.job.prompt_id for gpu_id in gate.gpu_ids for one in self._ledger.held_by(gpu_id)]
+    async def _late(self, gate: GateRouting, prompt_ids: list[str]) -> list[_Entry]:
+        """The entries of those of these prompts whose end was told; all are waited for at the same time."""
+        waiting = [Deferred.fromCoroutine(self._awaited(prompt_id)) for prompt_id in prompt_ids]
+        try:
+            texts = await gatherResults(waiting, consumeErrors=True)
+        except FirstError as error:
+            error.subFailure.raiseException()
+        return [_Entry(one, math.inf, text) for one, text in zip(prompt_ids, texts, strict=True) if text is not None]
+
+    def _held_on(self, gate: GateRouting) -> dict[str, None]:
+        """The prompts that those of a gate's GPUs hold that can be asked, in order."""
+        ready = self._books.fleet.ready(gate.gpu_ids)
+        return {held.job.prompt_id: None for one in ready for held in self._ledger.held_by(one.gpu_id)}
 
     def _object(self, gate: GateRouting, entries: Iterable[_Entry]) -> Iterator[bytes]:
         separator = b"{"
