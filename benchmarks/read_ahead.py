@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 PIECE = 4 * 1024 * 1024
+PATIENCE, PAUSE = 600.0, 0.1
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def drop(path: Path) -> None:
 
 
 def read_ahead(path: Path) -> float:
-    """Read the file ahead, and return how long that took until it was in memory, as far as can be told."""
+    """Read the file ahead, and return how long that took until it was in memory."""
     logging.disable()  # outside ComfyUI, the companion misses what it is for
     from comfygate.companion.custom_nodes.comfygate_companion.read_ahead import (  # noqa: PLC0415
         Reader,
@@ -68,9 +69,26 @@ def read_ahead(path: Path) -> float:
     began = time.perf_counter()
     reader = Reader(lambda name: str(path), available_bytes)
     reader.want(["model"])
-    reader.wait(600)
-    time.sleep(3)  # the last pieces are still on their way
+    reader.wait(PATIENCE)
+    while not is_in_memory(path):  # the last pieces are still on their way
+        if time.perf_counter() - began > PATIENCE:
+            raise SystemExit("The file did not come into memory: is there enough of it?")
+        time.sleep(PAUSE)
     return time.perf_counter() - began
+
+
+def is_in_memory(path: Path) -> bool:
+    """Whether a file can be read without waiting for the disk (preadv2(2), RWF_NOWAIT)."""
+    target = bytearray(PIECE)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            return all(
+                os.preadv(file.fileno(), [target], place, os.RWF_NOWAIT) == min(PIECE, size - place)
+                for place in range(0, size, PIECE)
+            )
+        except BlockingIOError:
+            return False
 
 
 def load(path: Path) -> float:
