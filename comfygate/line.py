@@ -174,6 +174,21 @@ class Line(Sequence[Job]):
         if self._clients is not None:
             self._clients.remove(found)
 
+    def replace(self, job: Job) -> None:
+        """`job` takes the place of the one with its order, and inherits by how much that was overtaken."""
+        index = bisect_left(self._jobs, job.order, key=_order)
+        before, self._jobs[index] = self._jobs[index], job
+        for kept in (self._groups, self._clients):
+            if kept is not None:
+                kept.remove(before)
+                kept.add(job)
+
+    def copy(self) -> Line:
+        """The same jobs, as often overtaken, in a line of their own."""
+        copy = Line((), self.due)
+        copy._jobs, copy._overtaken, copy._delays = self._jobs[:], self._overtaken[:], self._delays[:]
+        return copy
+
     def hand_over(self, job: Job, gpu_id: int, seconds: float) -> None:
         """A waiting job goes to a GPU: those before it that could have gone there are overtaken.
 

@@ -17,15 +17,12 @@ from comfygate.history import refusal
 from comfygate.interfaces import IJournal
 from comfygate.ledger import Held
 from comfygate.line import Line
-from comfygate.model import BackendAnswer, BackendState, BackendView, Job, JobState
+from comfygate.model import BackendAnswer, BackendState, BackendView, Choice, Job, JobState
 from comfygate.offers import is_lacking
 from comfygate.routing.assignment import next_choice
 
 _REST = 1.0
 """Seconds without new jobs for a backend that could not be reached; its state is about to change."""
-
-_Client = tuple[str, str | None]
-"""A gate, and a client of it."""
 
 
 class Dispatcher:
@@ -61,18 +58,18 @@ class Dispatcher:
         gates = tuple(self._books.gates.values())
         views = {view.gpu_id: self._rested(view) for view in self._books.views().values()}
         now = self._books.clock.seconds()
-        deaf: defaultdict[_Client, set[int]] = defaultdict(set)
+        waiting = _Waiting({gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates})
         while True:
-            waiting = {gate.name: self._ledger.waiting.of_gate(gate.name) for gate in gates}
-            choice = next_choice(gates, _elsewhere(waiting, deaf) if deaf else waiting, views, now)
+            choice = next_choice(gates, waiting.lines, views, now)
             if choice is None:
                 return
             if not self._hears(choice.job, choice.gpu_id):
-                deaf[choice.job.gate, choice.job.client_id].add(choice.gpu_id)
+                waiting.not_there(choice)
                 continue
             view = views[choice.gpu_id]
             seconds = view.estimates.run(choice.job) + view.load_seconds(choice.job.models)
             held = self._ledger.assign(choice.job.prompt_id, choice.gpu_id, seconds)
+            waiting.handed_over(choice)
             Deferred.fromCoroutine(self._send(held))
             views[choice.gpu_id] = self._rested(self._books.view(choice.gpu_id))
 
@@ -189,15 +186,28 @@ class Dispatcher:
             self._reconciler.look(held.gpu_id)
 
 
-def _elsewhere(waiting: Mapping[str, Line], deaf: Mapping[_Client, set[int]]) -> dict[str, Line]:
-    """Waiting jobs, without the GPUs on which their clients would not hear them yet."""
-    gates = {gate for gate, _ in deaf}
-    return {name: _heard(name, line, deaf) if name in gates else line for name, line in waiting.items()}
+class _Waiting:
+    """What may be handed over at this moment.
 
+    :param lines: the waiting jobs of each gate, which follow what is handed over.
+    :ivar lines: the same, but without the GPUs on which a job's client would not hear it yet.
+    """
 
-def _heard(gate: str, line: Line, deaf: Mapping[_Client, set[int]]) -> Line:
-    return Line((_without(job, deaf.get((gate, job.client_id))) for job in line), line.due)
+    def __init__(self, lines: Mapping[str, Line]) -> None:
+        self.lines = dict(lines)
+        self._copied: set[str] = set()
 
+    def not_there(self, choice: Choice) -> None:
+        """The client of a chosen job does not hear that GPU: none of its jobs goes there now."""
+        chosen, gpu_id = choice.job, choice.gpu_id
+        if chosen.gate not in self._copied:
+            self._copied.add(chosen.gate)
+            self.lines[chosen.gate] = self.lines[chosen.gate].copy()
+        line = self.lines[chosen.gate]
+        for job in [job for job in line if job.client_id == chosen.client_id and gpu_id in job.targets]:
+            line.replace(evolve(job, targets=job.targets - {gpu_id}))
 
-def _without(job: Job, gpu_ids: set[int] | None) -> Job:
-    return evolve(job, targets=job.targets - gpu_ids) if gpu_ids else job
+    def handed_over(self, choice: Choice) -> None:
+        """A chosen job waits no longer."""
+        if choice.job.gate in self._copied:
+            self.lines[choice.job.gate].remove(choice.job)

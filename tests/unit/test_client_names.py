@@ -136,6 +136,27 @@ def test_a_job_goes_where_its_client_hears_it() -> None:
     assert asked == [0, 1]
 
 
+def test_all_that_can_go_goes_while_some_clients_hear_nothing() -> None:
+    house = House(gpus=2)
+    del house.books._watchers[:]
+    asked: list[tuple[str | None, int]] = []
+
+    def hears(job: Job, gpu_id: int) -> bool:
+        asked.append((job.client_id, gpu_id))
+        return job.client_id == "you"
+
+    house.dispatcher = Dispatcher(house.books, house.reconciler, house.journal, hears=hears)
+    for client_id in ("me", "me", "her", "her"):
+        accept(house, house.hub, client_id=client_id)
+    sent = {accept(house, house.hub, client_id="you")["prompt_id"] for _ in range(2)}
+    house.turn()
+    assert {one for backend in house.backends for one in backend.client.submitted} == sent
+    assert len(house.ledger.waiting.of_gate(house.hub.name)) == 4
+    asked.clear()
+    house.books.changed()
+    assert sorted(asked) == sorted(set(asked))  # each is asked about once
+
+
 class Config:
     keep_finished, keep_days = 10, 1.0
 

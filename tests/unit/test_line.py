@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+from attrs import evolve
 
 from comfygate.line import Line, group_of
 from comfygate.model import Job
@@ -88,6 +89,29 @@ def test_whatever_comes_and_goes_it_is_as_if_made_anew(seed: int) -> None:
         key: list(own) for key, own in fresh.clients().items()
     }
     assert {group_of(each) for each in there} == {group_of(each) for each in line.heads()}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_copy_in_which_jobs_are_replaced_is_as_if_made_anew_but_for_who_was_overtaken(seed: int) -> None:
+    dice = random.Random(seed)
+    there = [job(client_id=dice.choice("xyz"), models=dice.choice([["a"], ["b"]]), targets=[0, 1]) for _ in range(50)]
+    line = Line(there)
+    line.hand_over(there[30], 0, 1.0)
+    copy = line.copy()
+    if seed % 2:
+        copy.heads()
+        copy.clients()
+    for place in dice.sample(range(50), 20):
+        there[place] = evolve(there[place], targets=frozenset({1}))
+        copy.replace(there[place])
+    fresh = Line(there)
+    assert list(copy) == list(fresh)
+    assert list(copy.heads()) == list(fresh.heads())
+    assert {key: list(own) for key, own in copy.clients().items()} == {
+        key: list(own) for key, own in fresh.clients().items()
+    }
+    assert [copy.overtaken(each)[0] for each in copy] == [1] * 30 + [0] * 20
+    assert all(each.targets == {0, 1} for each in line)  # what was copied is as it was
 
 
 def turns(line: Line, most: int) -> Iterator[Line]:
