@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.logger import Logger
 
 from comfygate.model import Holding, Progress
+from comfygate.websocket import WebSocketClientFactory, WebSocketClientProtocol
 
 LARGEST = 64 * 1024 * 1024
 STATUS_LARGEST = 64 * 1024
@@ -37,7 +37,6 @@ OPTIONS: dict[str, Any] = {
     "maxMessagePayloadSize": LARGEST,
     "openHandshakeTimeout": 30,
     "closeHandshakeTimeout": 2,
-    "tcpNoDelay": True,
     # A node may hold the GIL, and with it ComfyUI's answers, for long.
     "autoPingInterval": 30,
     "autoPingTimeout": 120,
@@ -112,7 +111,7 @@ class Monitor:
         self._lost = lost
         host, port = address
         url = f"ws://{f'[{host}]' if ':' in host else host}:{port}/ws?clientId=comfygate-{uuid.uuid4().hex}"
-        factory = _Factory(url, reactor=reactor)  # type: ignore[no-untyped-call]
+        factory = _Factory(url)  # type: ignore[no-untyped-call]
         factory.protocol = _Listening
         factory.setProtocolOptions(**OPTIONS)  # type: ignore[no-untyped-call]
         factory.told = self._tell

@@ -9,7 +9,6 @@ import base64
 import os
 from typing import Protocol
 
-from autobahn.twisted.websocket import WebSocketClientFactory, WebSocketClientProtocol
 from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
@@ -17,6 +16,7 @@ from zope.interface import implementer
 from comfygate.gate.fast_path import lend
 from comfygate.gate.frames import Data, Frame, FrameReader
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
+from comfygate.websocket import WebSocketClientFactory, WebSocketClientProtocol
 
 _HEAD_BOUND = 64 * 1024
 
@@ -41,7 +41,7 @@ class BackendSide(Protocol):
 
 
 @implementer(IPushProducer)
-class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
+class BackendLeg(Leg, WebSocketClientProtocol):
     """The client's end of a WebSocket to a ComfyUI.
 
     :param request: the head of the request, without ``Sec-WebSocket-Key`` and
@@ -150,7 +150,7 @@ class BackendLeg(Leg, WebSocketClientProtocol):  # type: ignore[misc]
 
 def backend_factory(clock: IReactorTime, limits: Limits) -> WebSocketClientFactory:
     """Settings of all backend legs of a gate."""
-    factory = WebSocketClientFactory(reactor=clock)  # type: ignore[no-untyped-call]
+    factory = WebSocketClientFactory()  # type: ignore[no-untyped-call]
     factory.setProtocolOptions(  # type: ignore[no-untyped-call]
         openHandshakeTimeout=0,  # the link has a deadline of its own
         serverConnectionDropTimeout=0,

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory
@@ -18,6 +17,7 @@ from comfygate.gate.frames import Frame
 from comfygate.gate.handshake import Wanted
 from comfygate.gate.sessions import Link, Member
 from comfygate.gate.websocket_leg import ABNORMAL, Ending, Limits
+from comfygate.websocket import WebSocketClientFactory
 
 RETRY_AFTER = 2.0
 

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Callable, Hashable, Sequence
 from typing import cast
 
-from autobahn.twisted.websocket import WebSocketClientFactory
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IReactorTime, IStreamClientEndpoint, ITransport
 
@@ -27,6 +26,7 @@ from comfygate.http1 import RequestHead
 from comfygate.interfaces import IBackend, IStatusSource
 from comfygate.model import BackendState
 from comfygate.stream.roll import Roll
+from comfygate.websocket import WebSocketClientFactory
 
 _NOWHERE = ("127.0.0.1", 0)
 

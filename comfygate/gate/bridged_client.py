@@ -7,7 +7,6 @@ from collections.abc import Callable, Hashable
 from typing import Any
 from typing import Protocol as Shape
 
-from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -27,6 +26,7 @@ from comfygate.http1 import RequestHead
 from comfygate.interfaces import IStatusSource
 from comfygate.last_words import EVENTS
 from comfygate.outbox import Message, Outbox, OverflowingError, text_type
+from comfygate.websocket import WebSocketServerFactory
 
 RESTARTING = Ending(SERVICE_RESTART, "backend restarting")
 TOO_SLOW = Ending(1013, "the client reads too slowly")

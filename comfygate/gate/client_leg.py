@@ -9,7 +9,6 @@ import struct
 from http.client import responses
 from typing import Any, Protocol
 
-from autobahn.twisted.websocket import WebSocketServerFactory, WebSocketServerProtocol
 from autobahn.websocket.types import ConnectionDeny
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -23,6 +22,7 @@ from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 from comfygate.http1 import request_head_end
 from comfygate.routes import Kind
+from comfygate.websocket import WebSocketServerFactory, WebSocketServerProtocol
 
 _EARLY = 64 * 1024
 """Bytes that a client may send before it is answered."""
@@ -51,7 +51,7 @@ class ClientSide(Protocol):
 
 
 @implementer(IPushProducer)
-class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
+class ClientLeg(Leg, WebSocketServerProtocol):
     """The server's end of a client's WebSocket.
 
     As a producer it is its own transport's: `writable` says whether the client
@@ -231,7 +231,7 @@ class ClientLeg(Leg, WebSocketServerProtocol):  # type: ignore[misc]
 
 def client_factory(clock: IReactorTime, limits: Limits) -> WebSocketServerFactory:
     """Settings of all client legs of a gate: where Autobahn has no limit, one."""
-    factory = WebSocketServerFactory(reactor=clock, server="")  # type: ignore[no-untyped-call]
+    factory = WebSocketServerFactory(server="")  # type: ignore[no-untyped-call]
     factory.setProtocolOptions(  # type: ignore[no-untyped-call]
         versions=[13],
         webStatus=False,

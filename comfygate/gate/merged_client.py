@@ -6,7 +6,6 @@ import struct
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Protocol
 
-from autobahn.twisted.websocket import WebSocketServerFactory
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
@@ -21,6 +20,7 @@ from comfygate.gate.websocket_leg import Ending, Limits
 from comfygate.http1 import RequestHead
 from comfygate.outbox import Message, Outbox, OverflowingError
 from comfygate.stream.spoken import Role, read
+from comfygate.websocket import WebSocketServerFactory
 
 TOO_SLOW = Ending(1013, "the client reads too slowly")
 

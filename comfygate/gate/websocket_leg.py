@@ -7,7 +7,7 @@ accept permessage-deflate and then spend fifty times the CPU on each preview.
 """
 
 # Autobahn chose these names.
-# ruff: noqa: N802, N803, N815
+# ruff: noqa: N802, N803
 
 from __future__ import annotations
 
@@ -117,10 +117,6 @@ class Leg:
 
     # Autobahn has a line for each refusal; what is worth one, the owner says.
     log = make_logger(level="error")  # type: ignore[no-untyped-call]
-
-    # Autobahn reads this before it takes its factory's options over.  Without
-    # it a client's first message waits 40 ms for an acknowledgement.
-    tcpNoDelay = True
 
     clock: IReactorTime
     close_timeout: float

@@ -29,7 +29,6 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield one
 
 
-@pytest.mark.usefixtures("gateway")  # whoever starts first compiles the modules, and rests a little higher
 def test_at_rest(tmp_path: Path) -> None:
     twistd("--help", folder=tmp_path)  # Twisted finds its plugins once, which takes memory, and notes them
     with running(tmp_path, gpus=4) as gateway:

@@ -52,7 +52,13 @@ TIERS = {
         "comfygate.line",
         "comfygate.models",
     ],
-    "I/O": ["comfygate.backend*", "comfygate.failpoints", "comfygate.gate*", "comfygate.journal*"],
+    "I/O": [
+        "comfygate.backend*",
+        "comfygate.failpoints",
+        "comfygate.gate*",
+        "comfygate.journal*",
+        "comfygate.websocket",
+    ],
     "edge": ["comfygate.control*"],
     "assembly": [
         "comfygate.adoption",

@@ -8,7 +8,7 @@ import sys
 
 from comfygate.footprint import settle
 
-NEEDLESS = ["OpenSSL.SSL", "rich", "aiohttp", "sqlalchemy"]
+NEEDLESS = ["autobahn.twisted", "autobahn.wamp.auth", "cryptography", "rich", "aiohttp", "sqlalchemy"]
 LOOK = (
     "import sys; from comfygate.footprint import without_openssl; without_openssl(); "
     "from twisted.internet import reactor; import comfygate.daemon; "
