@@ -47,7 +47,6 @@ class Port(Shape):
     clock: IReactorTime
     limits: Limits
     stopping: bool
-    requests: int
     tally: Tally
     plans: Plans
 
@@ -250,7 +249,6 @@ class GateConnection(Protocol):
             self._refuse(error)
             return False
         self.body = decoder_for(self._head.framing)
-        self._port.requests += 1
         self._ask(self._head, raw)
         return True
 
@@ -412,7 +410,6 @@ class GateConnection(Protocol):
         """A request like that of `plan` is under way."""
         self._head = plan.head
         self.body = NOTHING_LEFT
-        self._port.requests += 1
         self._state = _RELAYING
         self._kind = plan.relay.kind
         self._exchange = self._repeated
@@ -434,7 +431,10 @@ class GateConnection(Protocol):
         self._until = self._port.clock.seconds() + self._limits.idle
         if self._alarm.at > self._until:
             self._alarm.watch()
-        self.answer(status, data)
+        tally = self._tally
+        tally.requests[self._kind, status] += 1
+        tally.sent += len(data)
+        self._wire.write(data)
 
     def watch(self) -> None:
         """What the exchange waits for may be overdue sooner than was thought."""

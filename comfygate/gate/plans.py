@@ -40,25 +40,24 @@ class Plan:
     era: Era
     request: bytes
     size: int
-    _answers: dict[bytes, Translation] = field(factory=dict)
+    _answers: list[Translation] = field(factory=list)  # the last learned first
 
     def recognise(self, data: bytes) -> Translation | None:
         """Give the head of a whole answer, if one like it was relayed before.
 
         A backend's answers to one request differ in little but their Date, which stands for a second.
         """
-        end = data.find(b"\r\n\r\n") + 4
-        told = self._answers.get(data[:end])
-        return told if told is not None and told.size == len(data) - end else None
+        for told in self._answers:
+            if data.startswith(told.raw):
+                return told if told.size == len(data) - len(told.raw) else None
+        return None
 
-    def learn(self, raw: bytes, told: Translation) -> None:
+    def learn(self, told: Translation) -> None:
         """Remember what became of an answer's head, if both connections go on after it."""
         answer = told.answer
-        if len(raw) > MAX_HEAD or answer.status < 200 or not (told.keep_alive and answer.keep_alive):
+        if len(told.raw) > MAX_HEAD or answer.status < 200 or not (told.keep_alive and answer.keep_alive):
             return
-        if len(self._answers) >= MOST_ANSWERS:
-            self._answers.clear()
-        self._answers[raw] = told
+        self._answers[:] = [told, *(other for other in self._answers if other.raw != told.raw)][:MOST_ANSWERS]
 
 
 class Plans:

@@ -349,7 +349,7 @@ class Exchange:
         goes_on = head.keep_alive and client.body.finished and not client.closing
         told = translate(raw, head, self._relay, goes_on)
         if goes_on and self._plan is not None:
-            self._plan.learn(raw, told)
+            self._plan.learn(told)
         return told
 
     def _relay_interim(self, told: Translation) -> None:

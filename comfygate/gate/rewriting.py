@@ -85,7 +85,8 @@ def _forwarded(index: Index, peer: str) -> list[tuple[bytes, bytes]]:
 class Translation:
     """An answer's head, understood and written anew.
 
-    :ivar answer: as it came.
+    :ivar raw: as it came.
+    :ivar answer: that, parsed.
     :ivar text: as the client is sent it.
     :ivar is_unchanged: whether that is the same.
     :ivar size: bytes of body that follow; None if only its end will tell.
@@ -93,6 +94,7 @@ class Translation:
     :ivar keep_alive: whether the client's connection outlives the answer.
     """
 
+    raw: bytes
     answer: ResponseHead
     text: bytes
     is_unchanged: bool
@@ -128,7 +130,7 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
     size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
     unchanged = headers is answer.headers and raw.startswith(b"HTTP/1.1")
     text = raw if unchanged else serialise_response(answer.status, answer.reason, headers)
-    return Translation(answer, text, unchanged, size, chunked, keep_alive)
+    return Translation(raw, answer, text, unchanged, size, chunked, keep_alive)
 
 
 def _final_headers(headers: Headers, status: int, withheld: frozenset[bytes], added: Headers) -> Headers:

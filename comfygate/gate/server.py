@@ -29,7 +29,6 @@ class GateFactory(Factory):
     :param name: what the log calls the port.
     :param tally: counts what passes.
     :param plans: remembers what was decided.
-    :ivar requests: requests begun so far.
     """
 
     noisy = False
@@ -49,7 +48,6 @@ class GateFactory(Factory):
         self.clock = clock
         self.limits = limits or Limits()
         self.stopping = False
-        self.requests = 0
         self.tally = tally or Tally()
         self.plans = Plans() if plans is None else plans
         self._connections: set[GateConnection] = set()

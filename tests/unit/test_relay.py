@@ -143,7 +143,7 @@ def test_a_connection_is_used_for_the_next_request() -> None:
         house.ask().receive(OK)
     assert house.endpoint.count == 1
     assert house.client.take().count(b"200 OK") == 3
-    assert house.factory.requests == 3
+    assert house.factory.tally.answered == 3
 
 
 @pytest.mark.parametrize(
