@@ -38,12 +38,15 @@ from comfygate.http1_fields import (
     Headers,
     Index,
     bad,
+    decisive_fields,
     end_to_end,
+    for_one_connection,
     index_of,
     parse_fields,
     parse_loose_fields,
     serialise_fields,
     too_large,
+    without,
 )
 
 __all__ = [
@@ -75,6 +78,7 @@ __all__ = [
     "response_head_end",
     "serialise_fields",
     "serialise_response",
+    "without",
 ]
 
 MAX_HEAD = 64 * 1024  #: bytes of a whole head
@@ -134,18 +138,24 @@ class RequestHead:
 
 @frozen(kw_only=True)
 class ResponseHead:
-    """An answer's head; `keep_alive` says whether its connection outlives it."""
+    """An answer's head.
+
+    :ivar fields: field lines in order, as sent, each with its CRLF.
+    :ivar own: names (lower case) of fields that are for its connection alone; none, if it has none of them.
+    :ivar keep_alive: whether its connection outlives it.
+    """
 
     status: int
     reason: bytes = b""
-    index: Index
+    fields: bytes
+    own: frozenset[bytes]
     framing: Framing = field(factory=NoBody)
     keep_alive: bool = True
 
     @property
     def headers(self) -> Headers:
-        """Field lines in order, names as sent, duplicates kept."""
-        return self.index.lines
+        """The same, taken apart: in order, names as sent, duplicates kept."""
+        return parse_loose_fields(self.fields)
 
 
 def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
@@ -358,29 +368,59 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
     :raises ProtocolError: if it cannot be relayed safely.
     """
     stop = data.find(b"\r\n")
-    line = _STATUS_LINE.fullmatch(data[:stop])
+    line = _STATUS_LINE.fullmatch(data, 0, stop)
     if line is None:
         raise ProtocolError("the status line is not valid")
-    block = data[stop + 2 : -2]
     if len(data) > MAX_HEAD:
         raise ProtocolError("the head of the answer is too long")
-    index = index_of(parse_loose_fields(block))
-    version, status = (1, int(line[1])), int(line[2])
-    framing = _response_framing(index, version, status, request_method)
-    keep_alive = _keep_alive(version, index.members(b"connection")) and not isinstance(framing, UntilClose)
-    return ResponseHead(status=status, reason=line[3] or b"", index=index, framing=framing, keep_alive=keep_alive)
+    minor, code, reason = line.groups()
+    head, status = data[:-2], int(code)
+    lengths, others = [], []
+    for name, value in decisive_fields(head, stop + 2):
+        if name.lower() == b"content-length":
+            lengths.append(value.rstrip(b" \t"))
+        else:
+            others.append((name, value.rstrip(b" \t")))
+    terms = (_terms if len(data) <= _WORTH_REMEMBERING else _terms.__wrapped__)(minor, *others)
+    framing = _response_framing(terms, _length(lengths), status, request_method)
+    return ResponseHead(
+        status=status,
+        reason=reason or b"",
+        fields=head[stop + 2 :],
+        own=terms.own,
+        framing=framing,
+        keep_alive=terms.keep_alive and not isinstance(framing, UntilClose),
+    )
 
 
-def _response_framing(index: Index, version: tuple[int, int], status: int, method: bytes) -> Framing:
-    """RFC 9112, section 6.3."""
-    codings, length = index.all(b"transfer-encoding"), _length(index.all(b"content-length"))
-    if codings and (length is not None or version == (1, 0)):
-        raise ProtocolError("the Transfer-Encoding contradicts the Content-Length or HTTP/1.0")
+@frozen
+class _Terms:
+    """What an answer says of its connection."""
+
+    own: frozenset[bytes]
+    chunked: bool
+    keep_alive: bool
+
+
+# A backend says the same with each answer.
+@lru_cache(_REMEMBERED)
+def _terms(minor: bytes, *headers: tuple[bytes, bytes]) -> _Terms:
+    index, version = index_of(headers), (1, int(minor))
+    codings = index.all(b"transfer-encoding")
+    if codings and version == (1, 0):
+        raise ProtocolError("there is a Transfer-Encoding in HTTP/1.0")
     if codings and [coding.lower() for coding in codings] != [b"chunked"]:
         raise ProtocolError("the answer has a transfer coding other than chunked")
+    return _Terms(for_one_connection(index), bool(codings), _keep_alive(version, index.members(b"connection")))
+
+
+def _response_framing(terms: _Terms, length: Length | None, status: int, method: bytes) -> Framing:
+    """RFC 9112, section 6.3."""
+    if terms.chunked and length is not None:
+        raise ProtocolError("the Transfer-Encoding contradicts the Content-Length")
     if method == b"HEAD" or status < 200 or status in (204, 304):
         return NoBody()
-    if codings:
+    if terms.chunked:
         return Chunked()
     return length or UntilClose()
 

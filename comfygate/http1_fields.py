@@ -42,6 +42,10 @@ _EACH_FIELD = re.compile(_FIELD)
 _LOOSE_FIELD = rb"(%b++):[ \t]*+([^\r\n\0]*+)\r\n" % TOKEN
 _LOOSE_FIELDS = re.compile(rb"(?:%b)*+" % _LOOSE_FIELD.replace(b"(", b"(?:"))
 _EACH_LOOSE_FIELD = re.compile(_LOOSE_FIELD)
+# Those that say where an answer ends and what of it is for one connection; each behind the end of a line.
+_DECISIVE = re.compile(
+    rb"\r\n(%b):[ \t]*+([^\r\n]*+)" % b"|".join(sorted(HOP_BY_HOP | {b"content-length"})), re.IGNORECASE
+)
 LINE_BREAK = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
@@ -103,14 +107,24 @@ def parse_fields(block: bytes) -> Headers:
 def parse_loose_fields(block: bytes) -> Headers:
     """The same for an answer.
 
+    :param block: one that :func:`decisive_fields` has found good.
+    """
+    return _trimmed(_EACH_LOOSE_FIELD.findall(block), block)
+
+
+def decisive_fields(head: bytes, start: int) -> Headers:
+    """Check the field lines of an answer, and take apart what whoever relays it has to know.
+
+    :param head: up to its empty line.
+    :param start: where in it the first line of a field begins.
+    :return: Content-Length, and what belongs to one connection; values with the white space behind them.
     :raises ProtocolError: if they cannot be relayed safely.
     """
-    if not _LOOSE_FIELDS.fullmatch(block):
+    if not _LOOSE_FIELDS.fullmatch(head, start):
         raise ProtocolError("the head of the answer is not valid")
-    headers = _trimmed(_EACH_LOOSE_FIELD.findall(block), block)
-    if len(headers) > MAX_HEADERS:
+    if head.count(b"\r\n") > MAX_HEADERS + 1:
         raise ProtocolError(f"the answer has more than {MAX_HEADERS} headers")
-    return headers
+    return tuple(_DECISIVE.findall(head, start - 2))
 
 
 def _trimmed(found: list[tuple[bytes, bytes]], block: bytes) -> Headers:
@@ -137,17 +151,33 @@ def _diagnosis(block: bytes) -> GateError:
     return bad("a header's name is empty or contains a character that is not allowed there")
 
 
-def end_to_end(index: Index) -> Headers:
-    """Leave out what belongs to one connection only (RFC 9110, section 7.6.1).
+def for_one_connection(index: Index) -> frozenset[bytes]:
+    """Names (lower case) of fields that are not to be passed on (RFC 9110, section 7.6.1); none, if none is there.
 
-    Order, names as sent and duplicates are kept.  Content-Length and Host
-    stay, even where Connection names them.
+    Content-Length and Host are, even where Connection names them.
     """
     if HOP_BY_HOP.isdisjoint(index.last):
+        return frozenset()
+    return HOP_BY_HOP.union(index.members(b"connection")) - {b"content-length", b"host"}
+
+
+def end_to_end(index: Index) -> Headers:
+    """Leave out what belongs to one connection only.
+
+    Order, names as sent and duplicates are kept.
+    """
+    dropped = for_one_connection(index)
+    if not dropped:
         return index.lines
-    named = index.members(b"connection")
-    dropped = HOP_BY_HOP.union(named) - {b"content-length", b"host"}
     return tuple([header for header in index.lines if header[0].lower() not in dropped])
+
+
+def without(block: bytes, names: frozenset[bytes]) -> bytes:
+    """Leave fields (lower case) out; the other lines stay as they are."""
+    if not names:
+        return block
+    lines = block.split(b"\r\n")
+    return b"\r\n".join([line for line in lines if line.partition(b":")[0].lower() not in names])
 
 
 def serialise_fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
@@ -117,7 +118,9 @@ def plain_path(path: bytes) -> bytes:
 
     aiohttp matches routes on the path decoded once, but keeps an encoded slash.
     """
-    decoded = b"%2F".join(unquote_to_bytes(part) for part in path.replace(b"%2f", b"%2F").split(b"%2F"))
+    decoded = path
+    if b"%" in path:
+        decoded = b"%2F".join(unquote_to_bytes(part) for part in path.replace(b"%2f", b"%2F").split(b"%2F"))
     return decoded[4:] if decoded.startswith(b"/api/") else decoded
 
 
@@ -155,11 +158,11 @@ class Metering:
 
     def __init__(self, patterns: Sequence[str] = DEFAULT_METERED) -> None:
         self._exact: set[tuple[bytes, bytes]] = set()
-        self._prefixes: list[tuple[bytes, bytes]] = []
+        self._prefixes: defaultdict[bytes, tuple[bytes, ...]] = defaultdict(tuple)
         for pattern in patterns:
             method, path = pattern.encode("ascii").split()
             if path.endswith(b"*"):
-                self._prefixes.append((method, path[:-1]))
+                self._prefixes[method] += (path[:-1],)
             else:
                 self._exact.add((method, path))
 
@@ -173,4 +176,4 @@ class Metering:
         method = b"GET" if route.method == b"HEAD" else route.method
         if (method, route.path) in self._exact or (b"*", route.path) in self._exact:
             return True
-        return any(wanted in (method, b"*") and route.path.startswith(start) for wanted, start in self._prefixes)
+        return route.path.startswith(self._prefixes.get(method, ()) + self._prefixes.get(b"*", ()))

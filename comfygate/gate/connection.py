@@ -142,8 +142,6 @@ class GateConnection(Protocol):
         elif self._state is State.LINGERING:
             self._throw_away(len(data))
         elif self._state not in (State.CLOSING, State.GONE):
-            if self._state is State.HEAD and not self._buffer:
-                self._expect(self._limits.head, self._head_late)
             self._buffer += data
         self._pump()
 
@@ -239,6 +237,8 @@ class GateConnection(Protocol):
         try:
             end = request_head_end(self._buffer, self._scanned)
             if end < 0:
+                if not self._scanned:
+                    self._expect(self._limits.head, self._head_late)
                 self._scanned = len(self._buffer)
                 return False
             raw = bytes(self._buffer[:end])
@@ -509,7 +509,8 @@ class GateConnection(Protocol):
             self._close()
             return
         self._state = State.HEAD
-        self._expect(self._limits.head if self._buffer else self._limits.idle, self._head_late)
+        self._until = self._port.clock.seconds() + self._limits.idle
+        self._late = self._head_late
 
     def _probe(self) -> None:
         """Find out whether a client that sends no more still waits for its answer.

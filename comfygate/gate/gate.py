@@ -204,14 +204,23 @@ class Gate:
         return owner.addCallback(found)
 
     def _to(self, backend: IBackend, route: Route, era: Era | None = None) -> Relay:
+        turn = self._turn(route, backend)
+        if era is None or turn is not None:
+            return self._relay(backend, route.kind, turn=turn)
+        relay = era.relays.get((backend.gpu_id, route.kind))
+        if relay is None:
+            relay = era.relays[backend.gpu_id, route.kind] = self._relay(backend, route.kind, era=era)
+        return relay
+
+    def _relay(self, backend: IBackend, kind: Kind, *, turn: Turn | None = None, era: Era | None = None) -> Relay:
         return Relay(
             pool=self._upstreams.pool(backend),
             host=_authority(backend.address),
             drop_headers=_NOT_PASSED,
             max_body=self.facts.max_body or None,
             backend_timeout=self.facts.backend_timeout,
-            kind=route.kind,
-            turn=self._turn(route, backend),
+            kind=kind,
+            turn=turn,
             era=era,
         )
 
@@ -222,8 +231,10 @@ class Gate:
 
     def _home(self, head: RequestHead, peer: str) -> IBackend:
         ready = self._fleet.ready(self.facts.gpu_ids)
-        if len(ready) < 2:
-            return self._fleet.first_ready(self.facts.gpu_ids)
+        if not ready:
+            raise self._fleet.unavailable(self.facts.gpu_ids)
+        if len(ready) == 1:
+            return ready[0]
         # What a custom node keeps of a client is in one process: that client always comes to the same.
         client = b"\0".join((peer.encode(), head.get(b"user-agent") or b"", head.get(b"comfy-user") or b""))
         chosen = home(client, tuple([backend.gpu_id for backend in ready]))

@@ -15,6 +15,9 @@ from comfygate.http1 import Length, NoBody, RequestHead
 MOST = 256
 """Plans that a port keeps; the oldest goes first."""
 
+MOST_ONCE = 1024
+"""Requests that came once and are remembered by a hash: only what comes again is worth a plan, or one page drives all out."""
+
 MAX_HEAD = 1024
 """Bytes of a head that is worth a plan."""
 
@@ -64,11 +67,14 @@ class Plans:
     """The plans of one port, by client address and the bytes of the head.
 
     :param most: plans at most; with 0, every request is thought about.
+    :param at_once: whether a request is worth a plan that came only once.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, *, at_once: bool = False) -> None:
         self._most = most
+        self._at_once = at_once
         self._plans: dict[tuple[str, bytes], Plan] = {}
+        self._once: set[int] = set()
 
     def find(self, peer: str, raw: bytes) -> Plan | None:
         """The plan for this request, if there is one that still holds."""
@@ -88,10 +94,20 @@ class Plans:
         size = framing.size if isinstance(framing, Length) else 0
         if size > MAX_BODY or (relay.max_body is not None and size > relay.max_body):
             return
+        if not self._at_once and self._is_new(hash((peer, raw))):
+            return
         self._plans.pop((peer, raw), None)
         if len(self._plans) >= self._most:
             del self._plans[next(iter(self._plans))]
         self._plans[peer, raw] = Plan(head, relay, era, request, size)
+
+    def _is_new(self, mark: int) -> bool:
+        if mark in self._once:
+            return False
+        if len(self._once) >= MOST_ONCE:
+            self._once.clear()
+        self._once.add(mark)
+        return True
 
     def __len__(self) -> int:
         return len(self._plans)

@@ -21,7 +21,7 @@ from comfygate.http1 import (
     end_to_end,
     parse_response_head,
     serialise_fields,
-    serialise_response,
+    without,
 )
 
 _REMEMBERED = 256
@@ -119,25 +119,23 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
     unbounded = isinstance(framing, _UNBOUNDED)
     chunked = unbounded and asked.version == (1, 1)
     keep_alive = keep_alive and (chunked or not unbounded)
-    headers = end_to_end(answer.index)
+    dropped = answer.own
+    added: Headers = ()
     if answer.status >= 200:
-        headers = _final_headers(headers, answer.status, relay.withheld, relay.answer_headers)
+        dropped, added = dropped | relay.withheld, relay.answer_headers
+        if answer.status == 204:  # RFC 9110, section 8.6
+            dropped |= {b"content-length"}
         if chunked:
-            headers += ((b"Transfer-Encoding", b"chunked"),)
+            added += ((b"Transfer-Encoding", b"chunked"),)
         option = connection_option(asked.version, keep_alive)
         if option:
-            headers += ((b"Connection", option),)
+            added += ((b"Connection", option),)
     size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
-    unchanged = headers is answer.headers and raw.startswith(b"HTTP/1.1")
-    text = raw if unchanged else serialise_response(answer.status, answer.reason, headers)
+    unchanged = not (dropped or added) and raw.startswith(b"HTTP/1.1")
+    text = raw if unchanged else _final(answer, dropped, added)
     return Translation(raw, answer, text, unchanged, size, chunked, keep_alive)
 
 
-def _final_headers(headers: Headers, status: int, withheld: frozenset[bytes], added: Headers) -> Headers:
-    if withheld:
-        headers = tuple([header for header in headers if header[0].lower() not in withheld])
-    if added:
-        headers += added
-    if status == 204:  # RFC 9110, section 8.6
-        headers = tuple([header for header in headers if header[0].lower() != b"content-length"])
-    return headers
+def _final(answer: ResponseHead, dropped: frozenset[bytes], added: Headers) -> bytes:
+    fields = without(answer.fields, dropped)
+    return b"HTTP/1.1 %d %b\r\n%b%b" % (answer.status, answer.reason, fields, serialise_fields(added))

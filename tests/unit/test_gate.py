@@ -222,11 +222,13 @@ def test_a_pool_ends_with_its_backend_and_another_begins_with_the_next() -> None
     port = Port()
     first = port.ask("GET /").pool
     port.backends[1].become(BackendState.DOWN)
+    port.gate.backend_changed()
     assert first.closed
     error = port.refusal("GET /")
     assert (error.status, error.type, error.retry_after) == (503, "backend_down", 3.0)
     port.backends[1].address = ("127.0.0.1", 9999)
     port.backends[1].become(BackendState.READY)
+    port.gate.backend_changed()
     second = port.ask("GET /").pool
     assert (second.address, second.closed) == (("127.0.0.1", 9999), False)
     port.upstreams.close()

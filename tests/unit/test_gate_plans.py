@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from comfygate.errors import GateError
 from comfygate.gate.limits import Limits
-from comfygate.gate.plans import MAX_BODY, MAX_HEAD, MOST, MOST_ANSWERS, Plan, Plans
+from comfygate.gate.plans import MAX_BODY, MAX_HEAD, MOST, MOST_ANSWERS, MOST_ONCE, Plan, Plans
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.repeated import Repeated
 from comfygate.gate.rewriting import Translation, translate
@@ -62,7 +62,7 @@ def head(method: str = "GET", target: str = "/", *fields: str) -> bytes:
     ],
 )
 def test_what_is_remembered(raw: bytes) -> None:
-    plan = keep(Plans(), raw)
+    plan = keep(Plans(at_once=True), raw)
     assert plan is not None and plan.head == parse_request_head(raw)
     assert plan.request == b"for the upstream"
 
@@ -77,12 +77,12 @@ def test_what_is_remembered(raw: bytes) -> None:
     ],
 )
 def test_what_is_not(raw: bytes) -> None:
-    plans = Plans()
+    plans = Plans(at_once=True)
     assert keep(plans, raw) is None and len(plans) == 0
 
 
 def test_a_decision_that_does_not_last_is_not_remembered() -> None:
-    plans = Plans()
+    plans = Plans(at_once=True)
     relay = Relay(pool=POOL, host=b"h")
     plans.keep("p", GET, parse_request_head(GET), relay, b"")
     assert plans.find("p", GET) is None and len(plans) == 0
@@ -90,13 +90,13 @@ def test_a_decision_that_does_not_last_is_not_remembered() -> None:
 
 def test_a_body_that_is_too_large_is_refused_every_time() -> None:
     raw = head("POST", "/", "Content-Length: 5")
-    assert keep(Plans(), raw, max_body=4) is None
-    assert keep(Plans(), raw, max_body=5) is not None
+    assert keep(Plans(at_once=True), raw, max_body=4) is None
+    assert keep(Plans(at_once=True), raw, max_body=5) is not None
 
 
 def test_an_upload_that_waits_for_its_turn_is_not_remembered() -> None:
     turn = UploadRoom(Clock()).turn(0)  # type: ignore[arg-type]
-    assert keep(Plans(), head("POST", "/", "Content-Length: 5"), turn=turn) is None
+    assert keep(Plans(at_once=True), head("POST", "/", "Content-Length: 5"), turn=turn) is None
 
 
 def test_the_shorter_way_may_be_off() -> None:
@@ -105,21 +105,21 @@ def test_the_shorter_way_may_be_off() -> None:
 
 
 def test_each_client_has_its_own() -> None:
-    plans = Plans()
+    plans = Plans(at_once=True)
     keep(plans, GET, peer="192.0.2.1")
     assert plans.find("192.0.2.2", GET) is None
     assert plans.find("", GET) is None
 
 
 def test_every_byte_counts() -> None:
-    plans = Plans()
+    plans = Plans(at_once=True)
     keep(plans, GET)
     for other in (GET.lower(), GET.replace(b"h\r", b"H\r"), GET[:-2], GET + b"\r\n", GET.replace(b": ", b":"), b""):
         assert plans.find("p", other) is None
 
 
 def test_the_oldest_goes_first() -> None:
-    plans = Plans()
+    plans = Plans(at_once=True)
     heads = [head("GET", f"/{n}") for n in range(MOST + 1)]
     for raw in heads:
         keep(plans, raw)
@@ -129,7 +129,7 @@ def test_the_oldest_goes_first() -> None:
 
 
 def test_one_that_comes_again_takes_nobodys_place() -> None:
-    plans = Plans(2)
+    plans = Plans(2, at_once=True)
     first, second, third = (head("GET", f"/{n}") for n in range(3))
     keep(plans, first)
     keep(plans, second)
@@ -140,8 +140,19 @@ def test_one_that_comes_again_takes_nobodys_place() -> None:
     assert plans.find("p", first) and plans.find("p", second) is None
 
 
+def test_what_comes_once_is_worth_no_plan_and_drives_out_none() -> None:
+    plans, poll = Plans(), head("GET", "/queue")
+    assert keep(plans, poll) is None
+    assert keep(plans, poll, peer="another") is None
+    assert keep(plans, poll) is not None
+    for n in range(3 * MOST_ONCE):
+        assert keep(plans, head("GET", f"/{n}")) is None
+        assert len(plans._once) <= MOST_ONCE
+    assert len(plans) == 1 and plans.find("p", poll) is not None
+
+
 def test_an_era_ends_all_that_was_decided_in_it() -> None:
-    plans, era = Plans(), Era()
+    plans, era = Plans(at_once=True), Era()
     raws = [head("GET", f"/{n}") for n in range(3)]
     for raw in raws:
         keep(plans, raw, era=era)
@@ -161,7 +172,7 @@ def learn(plan: Plan, raw: bytes, *, keep_alive: bool = True) -> Translation:
 
 @pytest.fixture
 def plan() -> Plan:
-    plan = keep(Plans(), GET)
+    plan = keep(Plans(at_once=True), GET)
     assert plan is not None
     return plan
 
@@ -251,6 +262,7 @@ class House:
         self.endpoint = Endpoint()
         self.pool = UpstreamPool(self.endpoint, self.clock, name="GPU 0", idle_time=10_000)
         self.site = Site(self.pool)
+        plans = Plans(at_once=True) if plans is None else plans
         self.factory = GateFactory(self.site, self.clock, Limits(**limits), plans=plans)
         self.room = Narrow.room
         self.times = 3
@@ -320,7 +332,7 @@ WARM = b"GET /warm HTTP/1.1\r\nHost: h\r\n\r\n"
 @pytest.mark.parametrize("answer", ANSWERS, ids=["200", "empty", "204", "304", "chunks", "103", "404", "1.0"])
 def test_each_time_is_like_the_first(request_: bytes, answer: bytes) -> None:
     told = []
-    for plans in (Plans(), Plans(0)):
+    for plans in (Plans(at_once=True), Plans(0)):
         house = House(plans)
         for _ in range(4):
             house.ask(WARM)  # so that there is a connection
@@ -751,7 +763,7 @@ class Twins:
         limits = {"stalled": random.choice([10.0, 300.0]), "idle": random.choice([20.0, 75.0]), "pipelined": 2000}
         options = {"backend_timeout": random.choice([2.0, 15.0, 74.0, 80.0, 300.0])}
         self.random = random
-        self.houses = [House(Plans(4), **limits), House(Plans(0), **limits)]
+        self.houses = [House(Plans(4, at_once=True), **limits), House(Plans(0), **limits)]
         room = random.choice([200, 1000, 10_000])
         for house in self.houses:
             house.site.options = options

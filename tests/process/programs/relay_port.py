@@ -52,7 +52,7 @@ class Orders(LineReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         order = json.loads(line)
-        site, plans = Site(order["backend"], order["relay"]), Plans() if FAST else Plans(0)
+        site, plans = Site(order["backend"], order["relay"]), Plans(at_once=True) if FAST else Plans(0)
         factory = GateFactory(site, reactor, Limits(**order["limits"]), plans=plans)
         listening = reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
         if FAST:
