@@ -16,7 +16,7 @@ MOST = 256
 """Plans that a port keeps; the oldest goes first."""
 
 MOST_ONCE = 1024
-"""Requests that came once and are remembered by a hash: only what comes again is worth a plan, or one page drives all out."""
+"""Requests that came once, remembered by a hash: only what comes again is worth a plan, or one page drives all out."""
 
 MAX_HEAD = 1024
 """Bytes of a head that is worth a plan."""
