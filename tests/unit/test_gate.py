@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -233,6 +234,21 @@ def test_a_pool_ends_with_its_backend_and_another_begins_with_the_next() -> None
     assert (second.address, second.closed) == (("127.0.0.1", 9999), False)
     port.upstreams.close()
     assert second.closed
+
+
+def test_no_closed_pool_is_handed_out_whoever_was_told_of_the_backend_first() -> None:
+    port = Port()
+    port.ask("GET /")
+    port.backends[1].become(BackendState.DOWN)
+    port.backends[1].become(BackendState.READY)
+    assert not port.ask("GET /").pool.closed
+
+
+def test_an_era_that_is_over_holds_no_pool() -> None:
+    port = Port()
+    pool = port.ask("GET /").pool
+    port.gate.backend_changed()
+    assert not [found for found in gc.get_referrers(pool) if isinstance(found, Relay)]
 
 
 def test_a_burst_and_then_the_rate() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Iterable
 from random import Random
@@ -417,6 +418,26 @@ def test_each_client_is_told_of_as_itself(house: House) -> None:
             sent, _ = house.ask(GET, client=client)
             assert sent.count(b"X-Forwarded-For: ") == 1 and b"X-Forwarded-For: %b\r\n" % peer.encode() in sent
     assert house.site.asked == 3
+
+
+def test_answers_that_are_known_stay_known_when_no_connection_is_idle(house: House) -> None:
+    house.times = 3
+    house.warm()
+    plan = house.factory.plans.find("192.0.2.1", GET)
+    other = house.connect()
+    house.client.receive(GET)
+    other.receive(GET)
+    assert plan is not None and house.factory.plans.find("192.0.2.1", GET) is plan
+
+
+def test_idle_clients_hold_no_more_plans_than_the_port_keeps() -> None:
+    house = House(Plans(2, at_once=True))
+    clients = [house.connect() for _ in range(10)]
+    for n, client in enumerate(clients):
+        for _ in range(3):
+            house.ask(head("GET", f"/{n}"), client=client)
+    held = [found for found in gc.get_objects() if isinstance(found, Plan) and found.relay.pool is house.pool]
+    assert len(held) <= 2
 
 
 # What a plan never goes round.

@@ -134,6 +134,10 @@ def test_an_answer_is_written_anew(text: str, options: dict[str, Any], expected:
     assert rest == [line.encode() for line in expected]
 
 
+def test_an_interim_answer_has_no_length() -> None:
+    assert told("HTTP/1.1 103 Early Hints\nContent-Length: 2\n\n").text == b"HTTP/1.1 103 Early Hints\r\n\r\n"
+
+
 def test_an_interim_answer_says_nothing_of_the_end() -> None:
     found = told("HTTP/1.1 100 Continue\n\n", keep_alive=False, answer_headers=((b"Vary", b"Origin"),))
     assert found.text == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -223,6 +223,14 @@ def test_the_head_has_ten_seconds_however_it_trickles() -> None:
     assert house.client.half_closed
 
 
+def test_the_first_head_has_ten_seconds_from_the_connections_start() -> None:
+    house = House()
+    house.clock.advance(9)
+    house.client.receive(GET[:5])
+    house.clock.advance(1)
+    assert house.client.value().startswith(b"HTTP/1.1 408 ")
+
+
 def test_a_silent_connection_is_closed_silently() -> None:
     house = House()
     house.clock.advance(10)
