@@ -40,10 +40,9 @@ from comfygate.http1_fields import (
     bad,
     decisive_fields,
     end_to_end,
-    for_one_connection,
+    hop_by_hop,
     index_of,
     parse_fields,
-    parse_loose_fields,
     serialise_fields,
     too_large,
     without,
@@ -78,6 +77,7 @@ __all__ = [
     "response_head_end",
     "serialise_fields",
     "serialise_response",
+    "serialise_status",
     "without",
 ]
 
@@ -140,22 +140,15 @@ class RequestHead:
 class ResponseHead:
     """An answer's head.
 
-    :ivar fields: field lines in order, as sent, each with its CRLF.
-    :ivar own: names (lower case) of fields that are for its connection alone; none, if it has none of them.
+    :ivar hop_by_hop: names (lower case) of fields that are for its connection alone; empty, if none is there.
     :ivar keep_alive: whether its connection outlives it.
     """
 
     status: int
     reason: bytes = b""
-    fields: bytes
-    own: frozenset[bytes]
+    hop_by_hop: frozenset[bytes] = frozenset()
     framing: Framing = field(factory=NoBody)
     keep_alive: bool = True
-
-    @property
-    def headers(self) -> Headers:
-        """The same, taken apart: in order, names as sent, duplicates kept."""
-        return parse_loose_fields(self.fields)
 
 
 def request_head_end(data: bytes | bytearray, scanned: int = 0) -> int:
@@ -374,20 +367,14 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
     if len(data) > MAX_HEAD:
         raise ProtocolError("the head of the answer is too long")
     minor, code, reason = line.groups()
-    head, status = data[:-2], int(code)
-    lengths, others = [], []
-    for name, value in decisive_fields(head, stop + 2):
-        if name.lower() == b"content-length":
-            lengths.append(value.rstrip(b" \t"))
-        else:
-            others.append((name, value.rstrip(b" \t")))
-    terms = (_terms if len(data) <= _WORTH_REMEMBERING else _terms.__wrapped__)(minor, *others)
+    status = int(code)
+    lengths, others = decisive_fields(data[stop:-2])
+    terms = (_terms if len(data) <= _WORTH_REMEMBERING else _terms.__wrapped__)(minor, others)
     framing = _response_framing(terms, _length(lengths), status, request_method)
     return ResponseHead(
         status=status,
         reason=reason or b"",
-        fields=head[stop + 2 :],
-        own=terms.own,
+        hop_by_hop=terms.hop_by_hop,
         framing=framing,
         keep_alive=terms.keep_alive and not isinstance(framing, UntilClose),
     )
@@ -395,23 +382,23 @@ def parse_response_head(data: bytes, request_method: bytes) -> ResponseHead:
 
 @frozen
 class _Terms:
-    """What an answer says of its connection."""
+    """What an answer says of its connection: all that decides but the length, which is another each time."""
 
-    own: frozenset[bytes]
+    hop_by_hop: frozenset[bytes]
     chunked: bool
     keep_alive: bool
 
 
 # A backend says the same with each answer.
 @lru_cache(_REMEMBERED)
-def _terms(minor: bytes, *headers: tuple[bytes, bytes]) -> _Terms:
+def _terms(minor: bytes, headers: Headers) -> _Terms:
     index, version = index_of(headers), (1, int(minor))
     codings = index.all(b"transfer-encoding")
     if codings and version == (1, 0):
         raise ProtocolError("there is a Transfer-Encoding in HTTP/1.0")
     if codings and [coding.lower() for coding in codings] != [b"chunked"]:
         raise ProtocolError("the answer has a transfer coding other than chunked")
-    return _Terms(for_one_connection(index), bool(codings), _keep_alive(version, index.members(b"connection")))
+    return _Terms(hop_by_hop(index), bool(codings), _keep_alive(version, index.members(b"connection")))
 
 
 def _response_framing(terms: _Terms, length: Length | None, status: int, method: bytes) -> Framing:
@@ -427,7 +414,12 @@ def _response_framing(terms: _Terms, length: Length | None, status: int, method:
 
 def serialise_response(status: int, reason: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Write the head of an answer in HTTP/1.1."""
-    return b"HTTP/1.1 %d %b\r\n%b" % (status, reason, serialise_fields(headers))
+    return serialise_status(status, reason) + serialise_fields(headers)
+
+
+def serialise_status(status: int, reason: bytes) -> bytes:
+    """Write a status line."""
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
 def _too_long() -> GateError:

@@ -39,10 +39,7 @@ _FIELD = rb"(%b++):[ \t]*+([\t\x20-\x7e\x80-\xff]*+)\r\n" % TOKEN
 _FIELDS = re.compile(rb"(?:%b)*+" % _FIELD.replace(b"(", b"(?:"))
 _EACH_FIELD = re.compile(_FIELD)
 # Answers may hold other control characters in a value; CR, LF and NUL never.
-_LOOSE_FIELD = rb"(%b++):[ \t]*+([^\r\n\0]*+)\r\n" % TOKEN
-_LOOSE_FIELDS = re.compile(rb"(?:%b)*+" % _LOOSE_FIELD.replace(b"(", b"(?:"))
-_EACH_LOOSE_FIELD = re.compile(_LOOSE_FIELD)
-# Those that say where an answer ends and what of it is for one connection; each behind the end of a line.
+_LOOSE_FIELDS = re.compile(rb"\r\n(?:%b++:[^\r\n\0]*+\r\n)*+" % TOKEN)
 _DECISIVE = re.compile(
     rb"\r\n(%b):[ \t]*+([^\r\n]*+)" % b"|".join(sorted(HOP_BY_HOP | {b"content-length"})), re.IGNORECASE
 )
@@ -96,7 +93,9 @@ def parse_fields(block: bytes) -> Headers:
     """
     if not _FIELDS.fullmatch(block):
         raise _diagnosis(block)
-    headers = _trimmed(_EACH_FIELD.findall(block), block)
+    headers = tuple(_EACH_FIELD.findall(block))
+    if b" \r\n" in block or b"\t\r\n" in block:  # RFC 9110, section 5.5: what stands behind a value is no part of it
+        headers = tuple([(name, value.rstrip(b" \t")) for name, value in headers])
     if len(headers) > MAX_HEADERS:
         raise too_large(f"there are more than {MAX_HEADERS} headers")
     if len(block) > MAX_LINE and any(len(line) > MAX_LINE for line in block.split(b"\r\n")):
@@ -104,34 +103,24 @@ def parse_fields(block: bytes) -> Headers:
     return headers
 
 
-def parse_loose_fields(block: bytes) -> Headers:
-    """The same for an answer.
-
-    :param block: one that :func:`decisive_fields` has found good.
-    """
-    return _trimmed(_EACH_LOOSE_FIELD.findall(block), block)
-
-
-def decisive_fields(head: bytes, start: int) -> Headers:
+def decisive_fields(block: bytes) -> tuple[list[bytes], Headers]:
     """Check the field lines of an answer, and take apart what whoever relays it has to know.
 
-    :param head: up to its empty line.
-    :param start: where in it the first line of a field begins.
-    :return: Content-Length, and what belongs to one connection; values with the white space behind them.
+    :param block: all of them, from the CRLF before the first to that of the last.
+    :return: each Content-Length, and the fields that are for one connection.
     :raises ProtocolError: if they cannot be relayed safely.
     """
-    if not _LOOSE_FIELDS.fullmatch(head, start):
+    if not _LOOSE_FIELDS.fullmatch(block):
         raise ProtocolError("the head of the answer is not valid")
-    if head.count(b"\r\n") > MAX_HEADERS + 1:
+    if block.count(b"\r\n") > MAX_HEADERS + 1:
         raise ProtocolError(f"the answer has more than {MAX_HEADERS} headers")
-    return tuple(_DECISIVE.findall(head, start - 2))
-
-
-def _trimmed(found: list[tuple[bytes, bytes]], block: bytes) -> Headers:
-    """RFC 9110, section 5.5: white space behind a value is no part of it."""
-    if b" \r\n" not in block and b"\t\r\n" not in block:
-        return tuple(found)
-    return tuple([(name, value.rstrip(b" \t")) for name, value in found])
+    lengths, others = [], []
+    for name, value in _DECISIVE.findall(block):
+        if name.lower() == b"content-length":
+            lengths.append(value.rstrip(b" \t"))
+        else:
+            others.append((name, value.rstrip(b" \t")))
+    return lengths, tuple(others)
 
 
 def _diagnosis(block: bytes) -> GateError:
@@ -151,8 +140,8 @@ def _diagnosis(block: bytes) -> GateError:
     return bad("a header's name is empty or contains a character that is not allowed there")
 
 
-def for_one_connection(index: Index) -> frozenset[bytes]:
-    """Names (lower case) of fields that are not to be passed on (RFC 9110, section 7.6.1); none, if none is there.
+def hop_by_hop(index: Index) -> frozenset[bytes]:
+    """Names (lower case) of fields that are not to be passed on (RFC 9110, section 7.6.1); empty, if none is there.
 
     Content-Length and Host are, even where Connection names them.
     """
@@ -166,7 +155,7 @@ def end_to_end(index: Index) -> Headers:
 
     Order, names as sent and duplicates are kept.
     """
-    dropped = for_one_connection(index)
+    dropped = hop_by_hop(index)
     if not dropped:
         return index.lines
     return tuple([header for header in index.lines if header[0].lower() not in dropped])

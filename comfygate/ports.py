@@ -129,8 +129,9 @@ class Ports:
         """See :class:`comfygate.interfaces.IBackendListener`."""
         self._upstreams.backend_changed(backend)
         # Whoever goes to another backend does so before the others wait, or are served again.
-        for port in self._ports.values():
-            port.backend_changed(backend)
+        for name, port in self._ports.items():
+            with self._log.failuresHandled("telling {name} of a backend", name=name):
+                port.backend_changed(backend)
         self._sessions.backend_changed(backend)
 
     def queue_changed(self, backend: IBackend, remaining: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from enum import Enum
 from functools import lru_cache
@@ -158,11 +157,11 @@ class Metering:
 
     def __init__(self, patterns: Sequence[str] = DEFAULT_METERED) -> None:
         self._exact: set[tuple[bytes, bytes]] = set()
-        self._prefixes: defaultdict[bytes, tuple[bytes, ...]] = defaultdict(tuple)
+        self._prefixes: dict[bytes, tuple[bytes, ...]] = {}
         for pattern in patterns:
             method, path = pattern.encode("ascii").split()
             if path.endswith(b"*"):
-                self._prefixes[method] += (path[:-1],)
+                self._prefixes[method] = (*self._prefixes.get(method, ()), path[:-1])
             else:
                 self._exact.add((method, path))
 
@@ -176,4 +175,4 @@ class Metering:
         method = b"GET" if route.method == b"HEAD" else route.method
         if (method, route.path) in self._exact or (b"*", route.path) in self._exact:
             return True
-        return route.path.startswith(self._prefixes.get(method, ()) + self._prefixes.get(b"*", ()))
+        return any(route.path.startswith(self._prefixes.get(wanted, ())) for wanted in (method, b"*"))

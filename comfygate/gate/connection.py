@@ -85,6 +85,15 @@ class GateConnection(Protocol):
     :ivar body: decoder of the current request's body.
     """
 
+    # Few connections ever change these.
+    _begun = False  # whether a whole head has come
+    _deciding: Deferred[Decision] | None = None
+    _full_since = 0.0
+    _discarded = 0
+    _probed = False
+    _probe_at = 0.0
+    _resting = False  # between two batches of requests
+
     def __init__(self, port: Port, refusal: GateError | None = None) -> None:
         self.peer = ""
         self.body: BodyDecoder = NOTHING_LEFT
@@ -98,19 +107,13 @@ class GateConnection(Protocol):
         self._head: RequestHead | None = None
         self._exchange: Exchange | Repeated | None = None
         self._repeated = Repeated(self, port.plans, port.clock, port.limits)
-        self._deciding: Deferred[Decision] | None = None
         self._buffer = bytearray()  # came before its turn
         self._scanned = 0  # bytes of it in which no head ended
         self._pumping = False
-        self._resting = False  # between two batches of requests
         self._full = False  # what was written piles up
-        self._full_since = 0.0
         self._eof = False
         self._upload_held = False
         self._paused = False
-        self._discarded = 0
-        self._probed = False
-        self._probe_at = 0.0
         self._until = 0.0
         self._late: Callable[[], None] = self.abort
         self._alarm = Alarm(port.clock, self._due)
@@ -195,7 +198,7 @@ class GateConnection(Protocol):
             self._alarm.watch()
         else:
             if self._state is State.HEAD:
-                self._expect(self._limits.head if self._buffer else self._limits.idle, self._head_late)
+                self._expect(self._limits.idle, self._head_late)
             self._pump()
 
     def stopProducing(self) -> None:
@@ -237,13 +240,14 @@ class GateConnection(Protocol):
         try:
             end = request_head_end(self._buffer, self._scanned)
             if end < 0:
-                if not self._scanned:
+                if self._begun and not self._scanned:  # the first has less: its time began with the connection
                     self._expect(self._limits.head, self._head_late)
                 self._scanned = len(self._buffer)
                 return False
             raw = bytes(self._buffer[:end])
             del self._buffer[:end]
             self._scanned = 0
+            self._begun = True
             self._head = parse_request_head(raw)
         except GateError as error:
             self._refuse(error)
@@ -408,6 +412,7 @@ class GateConnection(Protocol):
 
     def repeats(self, plan: Plan) -> None:
         """A request like that of `plan` is under way."""
+        self._begun = True
         self._head = plan.head
         self.body = NOTHING_LEFT
         self._state = _RELAYING
@@ -431,7 +436,7 @@ class GateConnection(Protocol):
         self._until = self._port.clock.seconds() + self._limits.idle
         if self._alarm.at > self._until:
             self._alarm.watch()
-        tally = self._tally
+        tally = self._tally  # as answer() does, without the call
         tally.requests[self._kind, status] += 1
         tally.sent += len(data)
         self._wire.write(data)
@@ -503,7 +508,7 @@ class GateConnection(Protocol):
         self._feed(data)
 
     def _next(self) -> None:
-        """Wait for the next request, if there may be one."""
+        """Wait for the next request, if there may be one; whoever calls this pumps, which sets the alarm."""
         self._head = None
         if self._port.stopping:
             self._close()

@@ -100,6 +100,7 @@ class Gate:
         self._clock = clock
         self._buckets = Buckets(facts.rate, facts.burst)
         self._era = Era()
+        self._relays: dict[tuple[int, Kind], Relay] = {}  # of this era
         self._take_on(facts)
 
     def behave(self, facts: GateFacts) -> None:
@@ -116,6 +117,7 @@ class Gate:
     def _end_era(self) -> None:
         self._era.over = True
         self._era = Era()
+        self._relays = {}
 
     def _take_on(self, facts: GateFacts) -> None:
         self._end_era()
@@ -207,9 +209,9 @@ class Gate:
         turn = self._turn(route, backend)
         if era is None or turn is not None:
             return self._relay(backend, route.kind, turn=turn)
-        relay = era.relays.get((backend.gpu_id, route.kind))
-        if relay is None:
-            relay = era.relays[backend.gpu_id, route.kind] = self._relay(backend, route.kind, era=era)
+        relay = self._relays.get((backend.gpu_id, route.kind))
+        if relay is None or relay.pool.closed:
+            relay = self._relays[backend.gpu_id, route.kind] = self._relay(backend, route.kind, era=era)
         return relay
 
     def _relay(self, backend: IBackend, kind: Kind, *, turn: Turn | None = None, era: Era | None = None) -> Relay:

@@ -16,7 +16,10 @@ MOST = 256
 """Plans that a port keeps; the oldest goes first."""
 
 MOST_ONCE = 1024
-"""Requests that came once, remembered by a hash: only what comes again is worth a plan, or one page drives all out."""
+"""Requests that came once, by their hashes: only what comes again is worth a plan, or one page would drive all out.
+
+When there are more, all are forgotten.
+"""
 
 MAX_HEAD = 1024
 """Bytes of a head that is worth a plan."""
@@ -32,12 +35,14 @@ MAX_BODY = 64 * 1024
 class Plan:
     """What to do with a request, worked out.
 
+    :ivar raw: its head, as it comes.
     :ivar head: the request's, parsed and checked.
     :ivar relay: what the gate decided.
     :ivar request: the head for the upstream.
     :ivar size: bytes of body.
     """
 
+    raw: bytes
     head: RequestHead
     relay: Relay
     era: Era
@@ -50,7 +55,7 @@ class Plan:
 
         A backend's answers to one request differ in little but their Date, which stands for a second.
         """
-        for told in self._answers:
+        for told in self._answers:  # at most one, for each ends with its only empty line
             if data.startswith(told.raw):
                 return told if told.size == len(data) - len(told.raw) else None
         return None
@@ -67,7 +72,7 @@ class Plans:
     """The plans of one port, by client address and the bytes of the head.
 
     :param most: plans at most; with 0, every request is thought about.
-    :param at_once: whether a request is worth a plan that came only once.
+    :param at_once: whether a request is worth a plan that came only once: for tests.
     """
 
     def __init__(self, most: int = MOST, *, at_once: bool = False) -> None:
@@ -94,14 +99,18 @@ class Plans:
         size = framing.size if isinstance(framing, Length) else 0
         if size > MAX_BODY or (relay.max_body is not None and size > relay.max_body):
             return
-        if not self._at_once and self._is_new(hash((peer, raw))):
+        known = self._plans.pop((peer, raw), None)
+        if known is not None and known.era is era:  # there was no connection ready for it
+            self._plans[peer, raw] = known
             return
-        self._plans.pop((peer, raw), None)
+        if not self._at_once and self._first_time(hash((peer, raw))):
+            return
         if len(self._plans) >= self._most:
             del self._plans[next(iter(self._plans))]
-        self._plans[peer, raw] = Plan(head, relay, era, request, size)
+        self._plans[peer, raw] = Plan(raw, head, relay, era, request, size)
 
-    def _is_new(self, mark: int) -> bool:
+    def _first_time(self, mark: int) -> bool:
+        """Whether it is that, as far as is remembered; it is from now on."""
         if mark in self._once:
             return False
         if len(self._once) >= MOST_ONCE:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+from weakref import ref
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -36,7 +38,7 @@ class Repeated:
 
     ready = False  # the request's body has gone with its head
     answering = False
-    _last = b""  # the request that `_plan` is for, if it had no body: the next is often the same
+    _known: Callable[[], Plan | None] = staticmethod(lambda: None)  # the last plan, if the port still has it
     _plan: Plan
     _upstream: UpstreamConnection
     _request: bytes
@@ -50,18 +52,17 @@ class Repeated:
 
     def take(self, data: bytes) -> bool:
         """Begin a request that has come whole, if there is a plan for it and a connection lies ready."""
-        if data == self._last and not self._plan.era.over:
-            plan = self._plan
-        else:
+        plan = self._known()  # the next request is often the same
+        if plan is None or plan.raw != data or plan.size or plan.era.over:
             end = data.find(b"\r\n\r\n") + 4
-            found = self._plans.find(self._client.peer, data[:end])
-            if found is None or found.size != len(data) - end:
+            plan = self._plans.find(self._client.peer, data[:end])
+            if plan is None or plan.size != len(data) - end:
                 return False
-            plan = self._plan = found
-            self._last = b"" if plan.size else data
+            self._known = ref(plan)
         upstream = plan.relay.pool.take()
         if upstream is None:
             return False
+        self._plan = plan
         self._upstream = upstream
         self._request = plan.request + data[-plan.size :] if plan.size else plan.request
         self._began = self._clock.seconds()
@@ -81,7 +82,8 @@ class Repeated:
         if told is None or client.closing:
             self._exchange().upstream_received(data)
             return
-        self._request = b""  # it may be 64 KiB, and the client may be idle for long
+        # The client may be idle for long, and hold nothing meanwhile.
+        del self._plan, self._request
         self._upstream.give_back()
         client.answer_again(told.answer.status, data if told.is_unchanged else told.anew(data))
 
@@ -126,7 +128,7 @@ class Repeated:
     def _exchange(self) -> Exchange:
         plan = self._plan
         exchange = Exchange(self._client, plan.head, plan.relay, self._clock, self._limits)
-        request, self._request = self._request, b""
-        exchange.go_on(plan, self._upstream, request, self._began)
+        exchange.go_on(plan, self._upstream, self._request, self._began)
+        del self._plan, self._request
         self._client.exchanges(exchange)
         return exchange

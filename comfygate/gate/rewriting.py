@@ -21,6 +21,7 @@ from comfygate.http1 import (
     end_to_end,
     parse_response_head,
     serialise_fields,
+    serialise_status,
     without,
 )
 
@@ -86,7 +87,7 @@ class Translation:
     """An answer's head, understood and written anew.
 
     :ivar raw: as it came.
-    :ivar answer: that, parsed.
+    :ivar answer: what it says.
     :ivar text: as the client is sent it.
     :ivar is_unchanged: whether that is the same.
     :ivar size: bytes of body that follow; None if only its end will tell.
@@ -119,12 +120,12 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
     unbounded = isinstance(framing, _UNBOUNDED)
     chunked = unbounded and asked.version == (1, 1)
     keep_alive = keep_alive and (chunked or not unbounded)
-    dropped = answer.own
+    dropped = answer.hop_by_hop
     added: Headers = ()
+    if answer.status < 200 or answer.status == 204:  # RFC 9110, section 8.6
+        dropped |= {b"content-length"}
     if answer.status >= 200:
         dropped, added = dropped | relay.withheld, relay.answer_headers
-        if answer.status == 204:  # RFC 9110, section 8.6
-            dropped |= {b"content-length"}
         if chunked:
             added += ((b"Transfer-Encoding", b"chunked"),)
         option = connection_option(asked.version, keep_alive)
@@ -132,10 +133,10 @@ def translate(raw: bytes, asked: RequestHead, relay: Relay, keep_alive: bool) ->
             added += ((b"Connection", option),)
     size = framing.size if isinstance(framing, Length) else 0 if isinstance(framing, NoBody) else None
     unchanged = not (dropped or added) and raw.startswith(b"HTTP/1.1")
-    text = raw if unchanged else _final(answer, dropped, added)
+    text = raw if unchanged else _anew(raw, answer, dropped, added)
     return Translation(raw, answer, text, unchanged, size, chunked, keep_alive)
 
 
-def _final(answer: ResponseHead, dropped: frozenset[bytes], added: Headers) -> bytes:
-    fields = without(answer.fields, dropped)
-    return b"HTTP/1.1 %d %b\r\n%b%b" % (answer.status, answer.reason, fields, serialise_fields(added))
+def _anew(raw: bytes, answer: ResponseHead, dropped: frozenset[bytes], added: Headers) -> bytes:
+    lines = without(raw[raw.find(b"\r\n") + 2 : -2], dropped)
+    return serialise_status(answer.status, answer.reason) + lines + serialise_fields(added)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, ITransport
 from zope.interface import Interface
@@ -26,11 +26,9 @@ class Era:
     """A time in which a gate decides the same about the same request.
 
     :ivar over: whether something has changed since.
-    :ivar relays: what was decided, by GPU and by what the request is about.
     """
 
     over: bool = False
-    relays: dict[tuple[int, Kind], Relay] = field(factory=dict)
 
 
 @frozen(kw_only=True)
