@@ -42,7 +42,7 @@ LARGE = 256 * 1024
 GATHERED = 32 * 1024
 """Bytes in several pieces that are cheaper to send from where they are than to copy together first."""
 
-SPLICED = 256 * 1024
+SPLICED = 512 * 1024
 """Bytes that a splice moves at once at most."""
 
 MOST_PIPES, IDLE_PIPES = 64, 8
@@ -198,6 +198,9 @@ def _close(pipe: tuple[int, int]) -> None:
 
 _PIPES = _Pipes()
 
+_SPLICED: set[int] = set()
+"""File descriptors of the sockets between which splices are under way."""
+
 
 class Splice:
     """Moves a part of a body from one socket to another within the kernel (splice(2)).
@@ -216,6 +219,8 @@ class Splice:
         self._held = 0  # in the pipe
         self._moved = moved
         self._pipe: tuple[int, int] | None = pipe
+        self._ends = source.fileno(), sink.fileno()
+        _SPLICED.update(self._ends)
         self._source.doRead = self._read
 
     @property
@@ -228,6 +233,7 @@ class Splice:
         pipe, self._pipe = self._pipe, None
         if pipe is None:
             return
+        _SPLICED.difference_update(self._ends)
         for transport, name in ((self._source, "doRead"), (self._sink, "doWrite")):
             # Twisted puts something else there for a connection that is aborted.
             if getattr(vars(transport).get(name), "__self__", None) is self:
@@ -345,31 +351,49 @@ def shorten(port: IListeningPort) -> None:
 
 
 def spin(reactor: Any) -> None:
-    """Let the reactor lose no time between one event and the next.
+    """Let the reactor lose no time between one event and the next, and nobody wait for more than one splice.
 
     It waits for events again without looking at its timers, as long as none is
     due and no call is new; and it calls the transports of this module without
     a log context around each call, for nothing of ours writes to the log that
-    has one.  Another reactor than that for epoll is left as it is.
+    has one.  A splice takes as long as ten small requests: whatever else is
+    there comes between two of them.  Another reactor than that for epoll is
+    left as it is.
     """
     if not isinstance(reactor, EPollReactor):
         return
     poll, selectables = reactor._poller.poll, reactor._selectables
 
+    def serve(found: Any, number: int, event: int) -> None:
+        if event == EPOLLIN and isinstance(found, _Direct):
+            try:
+                why = found.doRead()
+            except Exception as error:
+                log.failure("a connection failed")
+                why = error
+            if why:
+                reactor._disconnectSelectable(found, why, True)
+        elif found is not None:  # else another one's event has closed it
+            callWithLogger(found, reactor._doReadOrWrite, found, number, event)
+
+    def look(timeout: float) -> list[tuple[Any, int, int]]:
+        later = []
+        for number, event in poll(timeout, len(selectables)):
+            found = selectables.get(number)
+            if number in _SPLICED:
+                later.append((found, number, event))
+            else:
+                serve(found, number, event)
+        return later
+
     def iterate(timeout: float | None) -> None:
         for _ in range(ROUNDS):
-            for number, event in poll(-1 if timeout is None else timeout, len(selectables)):
-                found = selectables.get(number)
-                if event == EPOLLIN and isinstance(found, _Direct):
-                    try:
-                        why = found.doRead()
-                    except Exception as error:
-                        log.failure("a connection failed")
-                        why = error
-                    if why:
-                        reactor._disconnectSelectable(found, why, True)
-                elif found is not None:  # else another one's event has closed it
-                    callWithLogger(found, reactor._doReadOrWrite, found, number, event)
+            later = look(-1 if timeout is None else timeout)
+            for place, (found, number, event) in enumerate(later):
+                if place:
+                    look(0)  # what it finds of splices is in `later` already, or will be found again
+                if selectables.get(number) is found:
+                    serve(found, number, event)
             timeout = _patience(reactor, timeout)
             if timeout == 0:
                 return

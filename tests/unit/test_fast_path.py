@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from threading import Thread
 from typing import Any
 
@@ -563,7 +564,7 @@ def pipes(monkeypatch: pytest.MonkeyPatch) -> Iterator[fast_path._Pipes]:
     pipes = fast_path._Pipes()
     monkeypatch.setattr(fast_path, "_PIPES", pipes)
     yield pipes
-    assert pipes._lent == 0
+    assert pipes._lent == 0 and not fast_path._SPLICED
     assert len(pipes._idle) <= fast_path.IDLE_PIPES
     for pipe in pipes._idle:
         with pytest.raises(BlockingIOError):  # it is empty
@@ -591,6 +592,53 @@ def test_exactly_so_many_bytes_go_by(loop: Loop, coupled: Coupled, size: int) ->
     loop.until(coupled.reader.got(3))
     assert coupled.reader.received == b"end"
     assert coupled.reader.read() == 0
+
+
+def test_nobody_waits_for_more_than_one_splice(pipes: fast_path._Pipes) -> None:
+    told: list[str] = []
+
+    class Small(Notes):
+        def dataReceived(self, data: bytes) -> None:
+            told.append("small")
+
+    with closing(Loop()) as loop:
+        _, peer = loop.connect(Small())
+
+        def moved(count: int) -> None:
+            told.append("moved")
+            peer.send(b"x")
+
+        couples = [Coupled(loop) for _ in range(4)]
+        for couple in couples:
+            assert splice(couple.source, couple.sink, MIB, moved) is not None
+            couple.feeder.send(bytes(MIB))
+        loop.turn(2)
+        assert told[:8] == ["moved", "small"] * 4
+        loop.until(*[met for couple in couples for met in (couple.feeder.sent, couple.reader.got(MIB))])
+
+
+def test_a_splice_that_waits_behind_one_that_ends_it(loop: Loop, pipes: fast_path._Pipes) -> None:
+    couples, spliced, order = [Coupled(loop), Coupled(loop)], [], []
+
+    def mover(number: int) -> Callable[[int], None]:
+        def moved(count: int) -> None:
+            order.append(number)
+            if len(order) == 1:
+                spliced[1 - number].stop()
+                couples[1 - number].source.abortConnection()
+                couples[1 - number].sink.abortConnection()
+
+        return moved
+
+    for number, couple in enumerate(couples):
+        found = splice(couple.source, couple.sink, MIB, mover(number))
+        assert found is not None
+        spliced.append(found)
+        couple.feeder.send(bytes(MIB))
+    loop.turn(2)
+    winner, loser = couples[order[0]], couples[1 - order[0]]
+    loop.until(winner.feeder.sent, winner.reader.got(MIB), lambda: loser.from_source.lost and loser.to_sink.lost)
+    assert set(order) == {order[0]} and winner.from_source.lost is None
 
 
 def test_a_slow_sink_holds_the_source(loop: Loop, coupled: Coupled) -> None:
