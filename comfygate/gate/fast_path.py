@@ -353,18 +353,53 @@ def shorten(port: IListeningPort) -> None:
 def spin(reactor: Any) -> None:
     """Let the reactor lose no time between one event and the next, and nobody wait for more than one splice.
 
-    It waits for events again without looking at its timers, as long as none is
-    due and no call is new; and it calls the transports of this module without
-    a log context around each call, for nothing of ours writes to the log that
-    has one.  A splice takes as long as ten small requests: whatever else is
-    there comes between two of them.  Another reactor than that for epoll is
-    left as it is.
+    Another reactor than that for epoll is left as it is.
     """
-    if not isinstance(reactor, EPollReactor):
-        return
-    poll, selectables = reactor._poller.poll, reactor._selectables
+    if isinstance(reactor, EPollReactor):
+        reactor.doIteration = _Loop(reactor).iterate  # type: ignore[method-assign]
 
-    def serve(found: Any, number: int, event: int) -> None:
+
+class _Loop:
+    """Waits for events and has them served; in the place of the reactor's ``doIteration()``.
+
+    It waits again without looking at the timers, as long as none is due and no
+    call is new; and it calls the transports of this module without a log
+    context around each call, for nothing of ours writes to the log that has
+    one.  A splice takes as long as ten small requests: whatever else is there
+    comes between two of them.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._poll = reactor._poller.poll
+        self._selectables = reactor._selectables
+
+    def iterate(self, timeout: float | None) -> None:
+        """Serve what comes, for at most `timeout` seconds without anything."""
+        for _ in range(ROUNDS):
+            splices = self._look(-1 if timeout is None else timeout)
+            for place, (found, number, event) in enumerate(splices):
+                if place:
+                    self._look(0)  # the splices that it finds are here already, or will be found again
+                if self._selectables.get(number) is found:
+                    self._serve(found, number, event)
+            timeout = self._patience(timeout)
+            if timeout == 0:
+                return
+
+    def _look(self, timeout: float) -> list[tuple[Any, int, int]]:
+        """Serve all that there is but splices; give these."""
+        splices = []
+        selectables, serve = self._selectables, self._serve
+        for number, event in self._poll(timeout, len(selectables)):
+            found = selectables.get(number)
+            if number in _SPLICED:
+                splices.append((found, number, event))
+            else:
+                serve(found, number, event)
+        return splices
+
+    def _serve(self, found: Any, number: int, event: int) -> None:
         if event == EPOLLIN and isinstance(found, _Direct):
             try:
                 why = found.doRead()
@@ -372,41 +407,17 @@ def spin(reactor: Any) -> None:
                 log.failure("a connection failed")
                 why = error
             if why:
-                reactor._disconnectSelectable(found, why, True)
+                self._reactor._disconnectSelectable(found, why, True)
         elif found is not None:  # else another one's event has closed it
-            callWithLogger(found, reactor._doReadOrWrite, found, number, event)
+            callWithLogger(found, self._reactor._doReadOrWrite, found, number, event)
 
-    def look(timeout: float) -> list[tuple[Any, int, int]]:
-        later = []
-        for number, event in poll(timeout, len(selectables)):
-            found = selectables.get(number)
-            if number in _SPLICED:
-                later.append((found, number, event))
-            else:
-                serve(found, number, event)
-        return later
-
-    def iterate(timeout: float | None) -> None:
-        for _ in range(ROUNDS):
-            later = look(-1 if timeout is None else timeout)
-            for place, (found, number, event) in enumerate(later):
-                if place:
-                    look(0)  # what it finds of splices is in `later` already, or will be found again
-                if selectables.get(number) is found:
-                    serve(found, number, event)
-            timeout = _patience(reactor, timeout)
-            if timeout == 0:
-                return
-
-    reactor.doIteration = iterate  # type: ignore[method-assign]
-
-
-def _patience(reactor: Any, timeout: float | None) -> float | None:
-    """How long to wait for events now; 0: something else is to be done.  See ``reactor.timeout()``."""
-    if reactor.threadCallQueue or reactor._justStopped or not reactor.running:
-        return 0
-    if reactor._newTimedCalls:
-        timeout = reactor.timeout()
-    elif reactor._pendingTimedCalls:  # the next comes first
-        timeout = max(0, reactor._pendingTimedCalls[0].time - reactor.seconds())
-    return timeout
+    def _patience(self, timeout: float | None) -> float | None:
+        """How long to wait for events now; 0: something else is to be done.  See ``reactor.timeout()``."""
+        reactor = self._reactor
+        if reactor.threadCallQueue or reactor._justStopped or not reactor.running:
+            return 0
+        if reactor._newTimedCalls:
+            timeout = reactor.timeout()
+        elif reactor._pendingTimedCalls:  # the next comes first
+            timeout = max(0, reactor._pendingTimedCalls[0].time - reactor.seconds())
+        return timeout
