@@ -381,7 +381,7 @@ class _Loop:
             for place, (found, number, event) in enumerate(splices):
                 if place:
                     self._look(0)  # the splices that it finds are here already, or will be found again
-                if self._selectables.get(number) is found:
+                if found is not None and self._selectables.get(number) is found:
                     self._serve(found, number, event)
             timeout = self._patience(timeout)
             if timeout == 0:
@@ -390,26 +390,26 @@ class _Loop:
     def _look(self, timeout: float) -> list[tuple[Any, int, int]]:
         """Serve all that there is but splices; give these."""
         splices = []
-        selectables, serve = self._selectables, self._serve
+        selectables = self._selectables
         for number, event in self._poll(timeout, len(selectables)):
             found = selectables.get(number)
             if number in _SPLICED:
                 splices.append((found, number, event))
-            else:
-                serve(found, number, event)
+            elif event == EPOLLIN and isinstance(found, _Direct):
+                try:
+                    why = found.doRead()
+                except Exception as error:
+                    log.failure("a connection failed")
+                    why = error
+                if why:
+                    self._reactor._disconnectSelectable(found, why, True)
+            elif found is not None:  # else another one's event has closed it
+                self._serve(found, number, event)
         return splices
 
     def _serve(self, found: Any, number: int, event: int) -> None:
-        if event == EPOLLIN and isinstance(found, _Direct):
-            try:
-                why = found.doRead()
-            except Exception as error:
-                log.failure("a connection failed")
-                why = error
-            if why:
-                self._reactor._disconnectSelectable(found, why, True)
-        elif found is not None:  # else another one's event has closed it
-            callWithLogger(found, self._reactor._doReadOrWrite, found, number, event)
+        """As Twisted does."""
+        callWithLogger(found, self._reactor._doReadOrWrite, found, number, event)
 
     def _patience(self, timeout: float | None) -> float | None:
         """How long to wait for events now; 0: something else is to be done.  See ``reactor.timeout()``."""
