@@ -173,10 +173,10 @@ class GateConnection(Protocol):
             return
         self._state = State.GONE
         self._alarm.stop()
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
+        if self._exchange is not None:
             log.debug("{peer} left before its answer was complete", peer=self.peer)
-            exchange.client_lost()
+            self._exchange.client_lost()
+            self._exchange = None
         if self._deciding is not None:
             self._deciding.cancel()
         self._buffer.clear()
@@ -432,7 +432,7 @@ class GateConnection(Protocol):
             return
         self._head = None
         self._state = _HEAD
-        # What is to be done then has not changed since the head before.
+        # `_late` is what it was before this request.
         self._until = self._port.clock.seconds() + self._limits.idle
         if self._alarm.at > self._until:
             self._alarm.watch()
@@ -568,9 +568,9 @@ class GateConnection(Protocol):
 
     def abort(self) -> None:
         """Close at once, by a reset, which no client takes for a clean end."""
-        exchange, self._exchange = self._exchange, None
-        if exchange is not None:
-            exchange.client_lost()
+        if self._exchange is not None:
+            self._exchange.client_lost()
+            self._exchange = None
         self._state = State.CLOSING
         self._wire.abortConnection()
 

@@ -51,6 +51,12 @@ MOST_PIPES, IDLE_PIPES = 64, 8
 ROUNDS = 64
 """How often the kernel is asked for events before the reactor tidies up its timers."""
 
+OTHERS = 10
+"""Events that take as long as one splice."""
+
+LONGEST = 3600
+"""Seconds of waiting for events at most: epoll_wait() takes no more than 24 days."""
+
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _UNABLE = frozenset({errno.ENOSYS, errno.EPERM, errno.EINVAL})
@@ -351,7 +357,7 @@ def shorten(port: IListeningPort) -> None:
 
 
 def spin(reactor: Any) -> None:
-    """Let the reactor lose no time between one event and the next, and nobody wait for more than one splice.
+    """Let the reactor lose no time between one event and the next, and nobody wait for many splices.
 
     Another reactor than that for epoll is left as it is.
     """
@@ -365,36 +371,36 @@ class _Loop:
     It waits again without looking at the timers, as long as none is due and no
     call is new; and it calls the transports of this module without a log
     context around each call, for nothing of ours writes to the log that has
-    one.  A splice takes as long as ten small requests: whatever else is there
-    comes between two of them.
+    one.  Splices wait until all else that is there has been served; then it is
+    the turn of one, or of one for each ten others, which take as long.
     """
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._poll = reactor._poller.poll
         self._selectables = reactor._selectables
+        self._waiting: dict[int, tuple[Any, int]] = {}  # splices, by descriptor; the longest waiting first
 
     def iterate(self, timeout: float | None) -> None:
         """Serve what comes, for at most `timeout` seconds without anything."""
         for _ in range(ROUNDS):
-            splices = self._look(-1 if timeout is None else timeout)
-            for place, (found, number, event) in enumerate(splices):
-                if place:
-                    self._look(0)  # the splices that it finds are here already, or will be found again
-                if found is not None and self._selectables.get(number) is found:
-                    self._serve(found, number, event)
+            others = self._look(0 if self._waiting else -1 if timeout is None else timeout)
+            if self._waiting:
+                self._splice(1 + others // OTHERS)
             timeout = self._patience(timeout)
             if timeout == 0:
                 return
 
-    def _look(self, timeout: float) -> list[tuple[Any, int, int]]:
-        """Serve all that there is but splices; give these."""
-        splices = []
+    def _look(self, timeout: float) -> int:
+        """Serve all that there is but splices; say how many events that were."""
         selectables = self._selectables
-        for number, event in self._poll(timeout, len(selectables)):
+        events = self._poll(timeout, len(selectables))
+        others = len(events)
+        for number, event in events:
             found = selectables.get(number)
             if number in _SPLICED:
-                splices.append((found, number, event))
+                self._waiting[number] = found, event
+                others -= 1
             elif event == EPOLLIN and isinstance(found, _Direct):
                 try:
                     why = found.doRead()
@@ -405,7 +411,15 @@ class _Loop:
                     self._reactor._disconnectSelectable(found, why, True)
             elif found is not None:  # else another one's event has closed it
                 self._serve(found, number, event)
-        return splices
+        return others
+
+    def _splice(self, most: int) -> None:
+        """Serve those that have waited longest."""
+        for number in list(self._waiting)[:most]:
+            found, event = self._waiting.pop(number)
+            # If its splice has ended meanwhile, epoll tells again what there is.
+            if number in _SPLICED and found is not None and self._selectables.get(number) is found:
+                self._serve(found, number, event)
 
     def _serve(self, found: Any, number: int, event: int) -> None:
         """As Twisted does."""
@@ -419,5 +433,5 @@ class _Loop:
         if reactor._newTimedCalls:
             timeout = reactor.timeout()
         elif reactor._pendingTimedCalls:  # the next comes first
-            timeout = max(0, reactor._pendingTimedCalls[0].time - reactor.seconds())
+            timeout = min(max(0, reactor._pendingTimedCalls[0].time - reactor.seconds()), LONGEST)
         return timeout

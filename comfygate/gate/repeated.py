@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 from weakref import ref
 
@@ -38,7 +37,7 @@ class Repeated:
 
     ready = False  # the request's body has gone with its head
     answering = False
-    _known: Callable[[], Plan | None] = staticmethod(lambda: None)  # the last plan, if the port still has it
+    _known: ref[Plan] | None = None  # the last plan, as long as the port has it
     _plan: Plan
     _upstream: UpstreamConnection
     _request: bytes
@@ -52,7 +51,7 @@ class Repeated:
 
     def take(self, data: bytes) -> bool:
         """Begin a request that has come whole, if there is a plan for it and a connection lies ready."""
-        plan = self._known()  # the next request is often the same
+        plan = self._known() if self._known is not None else None  # the next request is often the same
         if plan is None or plan.raw != data or plan.size or plan.era.over:
             end = data.find(b"\r\n\r\n") + 4
             plan = self._plans.find(self._client.peer, data[:end])
