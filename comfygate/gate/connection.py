@@ -86,7 +86,6 @@ class GateConnection(Protocol):
     """
 
     # Few connections ever change these.
-    _begun = False  # whether a whole head has come
     _deciding: Deferred[Decision] | None = None
     _full_since = 0.0
     _discarded = 0
@@ -108,6 +107,7 @@ class GateConnection(Protocol):
         self._exchange: Exchange | Repeated | None = None
         self._repeated = Repeated(self, port.plans, port.clock, port.limits)
         self._buffer = bytearray()  # came before its turn
+        self._begun = False  # whether a whole head has come
         self._scanned = 0  # bytes of it in which no head ended
         self._pumping = False
         self._full = False  # what was written piles up
