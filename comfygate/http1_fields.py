@@ -40,6 +40,7 @@ _FIELDS = re.compile(rb"(?:%b)*+" % _FIELD.replace(b"(", b"(?:"))
 _EACH_FIELD = re.compile(_FIELD)
 # Answers may hold other control characters in a value; CR, LF and NUL never.
 _LOOSE_FIELDS = re.compile(rb"\r\n(?:%b++:[^\r\n\0]*+\r\n)*+" % TOKEN)
+# What of an answer says where it ends, and what is for one connection (RFC 9112, section 6; RFC 9110, section 7.6.1).
 _DECISIVE = re.compile(
     rb"\r\n(%b):[ \t]*+([^\r\n]*+)" % b"|".join(sorted(HOP_BY_HOP | {b"content-length"})), re.IGNORECASE
 )
@@ -143,7 +144,7 @@ def _diagnosis(block: bytes) -> GateError:
 def hop_by_hop(index: Index) -> frozenset[bytes]:
     """Names (lower case) of fields that are not to be passed on (RFC 9110, section 7.6.1); empty, if none is there.
 
-    Content-Length and Host are, even where Connection names them.
+    Content-Length and Host are passed on, even where Connection names them.
     """
     if HOP_BY_HOP.isdisjoint(index.last):
         return frozenset()
@@ -162,7 +163,11 @@ def end_to_end(index: Index) -> Headers:
 
 
 def without(block: bytes, names: frozenset[bytes]) -> bytes:
-    """Leave fields (lower case) out; the other lines stay as they are."""
+    """Leave field lines out; the others stay as they are.
+
+    :param block: each line with its CRLF.
+    :param names: of fields, in lower case.
+    """
     if not names:
         return block
     lines = block.split(b"\r\n")
