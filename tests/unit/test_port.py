@@ -156,6 +156,22 @@ def test_what_was_decided_before_a_backend_changed_is_decided_anew(stage: Stage)
         assert [era is not None and era.over for era in eras] == [True, True]
 
 
+def test_a_port_that_fails_keeps_no_other_from_hearing_of_a_backend(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(stage.ports._ports)
+    told: list[str] = []
+
+    def hear(name: str) -> None:
+        told.append(name)
+        raise RuntimeError("broken")
+
+    for name in names:
+        monkeypatch.setattr(stage.ports._ports[name], "backend_changed", lambda _, name=name: hear(name))
+    stage.backends[1].become(BackendState.STARTING)
+    assert len(names) > 1 and told == names
+
+
 def test_nothing_is_decided_before_where_the_fast_path_is_off() -> None:
     for word, kept in (("on", 1), ("off", 0)):
         stage = Stage(f"fast_path = {word}\n")
