@@ -44,10 +44,14 @@ BURY = 5.0  # seconds that killed processes are given to disappear
 DRAIN = 1.0  # seconds for the last output of a program that has ended
 REOPEN = 1.0  # seconds between attempts to open a log that cannot be opened
 
-LOST = re.compile(rb"Exception in thread [^\r\n]{0,100}\(prompt_worker\)")
-"""What Python prints at the end of ComfyUI's worker; it may stand behind a progress bar."""
+LOST = re.compile(rb"(Exception in thread )(?s:(?!Traceback).){0,4000}?(Thread-\d+ \(prompt_worker\))")
+"""What Python prints at the end of ComfyUI's worker, in three pieces: this, the name, and ``:``.
 
-LOST_LONGEST = 150  # bytes that it may have, and a little more
+It may stand behind a progress bar, and what other threads print meanwhile ("got
+prompt") stands between the pieces.  The traceback comes after the name.
+"""
+
+LOST_LONGEST = 4200  # bytes that it may have, and a little more
 
 TAKEN_OVER = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGUSR1)
 
@@ -292,7 +296,7 @@ class Guard:
         text = self._heard + data
         found = LOST.search(text)
         if found:
-            report(f"lost {found.group().decode(errors='replace')}")
+            report(f"lost {b''.join(found.groups()).decode()}")
             text = text[found.end() :]
         self._heard = text[-LOST_LONGEST:]
 

@@ -26,6 +26,9 @@ def sizes(path: Path) -> dict[str, int]:
         [b"Exception in thread Thread-9 (prompt_worker):\nTraceback ..."],
         [b" 50%|####    | 5/10\rException in thr", b"ead Thread-9 (prompt_w", b"orker):\n"],
         [b"x" * 300_000, b"Exception in thread Thread-9 (prompt_worker)" + b"y" * 300_000, b"z"],
+        [b"Exception in thread got prompt\nThread-9 (prompt_worker):\nTraceback ..."],
+        [b"Exception in thread ", b"got prompt\n" * 300, b"\r 50%|##  |", b"Thread-9 (prompt_worker)\xff\n:\n"],
+        [b"Exception in thread Exception in thread asyncio_0:\nThread-9 (prompt_worker):\nTraceback ..."],
     ],
 )
 def test_a_lost_worker_is_reported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pieces: list[bytes]) -> None:
@@ -43,6 +46,8 @@ def test_a_lost_worker_is_reported_once(tmp_path: Path, monkeypatch: pytest.Monk
     [
         b"Exception in thread Thread-9 (asyncio)\n",
         b"Exception in thread Thread-9\n (prompt_worker)",
+        b"Exception in thread Thread-9 (asyncio):\nTraceback ...\n[Thread-1 (prompt_worker)] got prompt\n",
+        b"Exception in thread " + b"x" * 5000 + b"Thread-9 (prompt_worker)",
         b'File "main.py", line 226, in prompt_worker\n',
     ],
 )
