@@ -28,7 +28,7 @@ run: .venv/installed-run ## four simulated GPUs and the hub in the foreground; C
 smoke: .venv/installed-run ## ask every port of a running ComfyGate for everything once
 	@$(BIN)/comfygate-smoke
 
-test: lint ## the whole suite (TESTS=tests/unit: a part of it; WORKERS=0: one by one; FAST_PATH=off: without gate/fast_path.py)
+test: lint ## the whole suite (TESTS=tests/unit: a part of it; WORKERS=0: one by one; FAST_PATH=off: without gate/fast_path)
 	COMFYGATE_TEST_FAST_PATH='$(FAST_PATH)' $(PYTEST) $(TESTS)
 
 faults: .venv/installed-test ## only what kills, stops, fills and damages things; part of the whole suite

@@ -10,8 +10,8 @@ from twisted.internet.interfaces import IListeningPort
 
 from comfygate.config.settings import Config, GateConfig
 from comfygate.cors import Origins
-from comfygate.gate import fast_path
 from comfygate.gate.cross_origin import CrossOriginSite
+from comfygate.gate.fast_path.transports import shorten
 from comfygate.gate.gate import Gate, GateFacts
 from comfygate.gate.limits import Limits
 from comfygate.gate.plans import Plans
@@ -59,7 +59,7 @@ class Port:
         )
         self._port: IListeningPort = reactor.adoptStreamPort(listening.fileno(), listening.family, self._factory)
         if config.is_fast:
-            fast_path.shorten(self._port)
+            shorten(self._port)
 
     def behave(self, config: Config, gate: GateConfig, status: IStatusSource) -> None:
         """Take on other values; no connection ends.

@@ -19,7 +19,7 @@ from comfygate.claims import Place
 from comfygate.config.settings import Config, GateConfig
 from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
-from comfygate.gate.fast_path import Dialler
+from comfygate.gate.fast_path.transports import Dialler
 from comfygate.gate.gate import Gate
 from comfygate.gate.places import Places
 from comfygate.gate.pool import UpstreamPool

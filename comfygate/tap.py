@@ -86,12 +86,12 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     _exit_cleanly(reactor)
     from comfygate.daemon import Daemon  # noqa: PLC0415 - --check and --help need none of it
-    from comfygate.gate import fast_path  # noqa: PLC0415
+    from comfygate.gate.fast_path.loop import spin  # noqa: PLC0415
     from comfygate.persistence import open_store  # noqa: PLC0415
 
     plan = options.plan
     if plan.config.is_fast:
-        fast_path.spin(reactor)
+        spin(reactor)
     raise_file_limit()
     try:
         folder = StateFolder(plan.config)

@@ -13,7 +13,7 @@ from autobahn.websocket.types import ConnectionResponse
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from zope.interface import implementer
 
-from comfygate.gate.fast_path import lend
+from comfygate.gate.fast_path.transports import lend
 from comfygate.gate.frames import Data, Frame, FrameReader
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of
 from comfygate.websocket import WebSocketClientFactory, WebSocketClientProtocol

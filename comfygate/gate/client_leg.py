@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from comfygate.errors import GateError
-from comfygate.gate.fast_path import read_little
+from comfygate.gate.fast_path.transports import read_little
 from comfygate.gate.frames import Data
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Leg, Limits, common_options, configured, ending_of

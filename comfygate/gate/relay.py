@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from comfygate.errors import GateError
 from comfygate.gate.alarm import Due
 from comfygate.gate.answers import broken
-from comfygate.gate.fast_path import Splice, splice
+from comfygate.gate.fast_path.splices import Splice, splice
 from comfygate.gate.limits import Limits
 from comfygate.gate.plans import Plan
 from comfygate.gate.pool import UpstreamConnection

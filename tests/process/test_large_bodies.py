@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from comfygate.gate.fast_path import IDLE_PIPES
+from comfygate.gate.fast_path.pipes import MOST_IDLE
 from tests.gateway import Gateway, eventually, request, running
 
 MIB = 1024 * 1024
@@ -139,7 +139,7 @@ def test_clients_that_leave_in_mid_upload(gateway: Gateway) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(leave, range(40)))
     eventually(lambda: descriptors(backend) <= before[1])  # it sees the end of each
-    eventually(lambda: descriptors(gateway.pid) <= before[0] + 2 * IDLE_PIPES)
+    eventually(lambda: descriptors(gateway.pid) <= before[0] + 2 * MOST_IDLE)
     assert request(gateway.ports[0], "GET", SMALL).status == 200
 
 

@@ -17,21 +17,27 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from comfygate.gate import fast_path
+from comfygate.gate.fast_path.loop import spin
+from comfygate.gate.fast_path.splices import Splice, splice
+from comfygate.gate.fast_path.transports import DirectServer
 
 PATIENCE = 10.0
+MIB = 1024 * 1024
+
+Made = type[tcp.Server]
+"""How a transport is made: Twisted's way, or ours."""
 
 
 class Loop:
     """A reactor of the test's own.
 
-    :param spun: whether it is turned by ``fast_path.spin()``.
+    :param spun: whether it is turned by ``spin()``.
     """
 
     def __init__(self, *, spun: bool = True) -> None:
         self.reactor: Any = EPollReactor()
         if spun:
-            fast_path.spin(self.reactor)
+            spin(self.reactor)
         self._made: list[Any] = []
         self._ends = contextlib.ExitStack()
         self._ends.callback(self._close)
@@ -48,7 +54,7 @@ class Loop:
             assert time.monotonic() < deadline, "in vain"
             self.reactor.iterate(0.001)
 
-    def connect(self, protocol: Protocol, made_by: type[tcp.Server] = fast_path.DirectServer) -> tuple[Any, Peer]:
+    def connect(self, protocol: Protocol, made_by: type[tcp.Server] = DirectServer) -> tuple[Any, Peer]:
         """Give a transport for `protocol`, and the other end of its connection."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             peer = self.peer(listener.getsockname()[1])
@@ -215,6 +221,36 @@ class HalfCloseable(Notes):
 
     def writeConnectionLost(self) -> None:
         self.finished = True
+
+
+class Coupled:
+    """A source and a sink, each the other's concern as in a relay."""
+
+    def __init__(self, loop: Loop, protocol: Callable[[], Notes] = Notes) -> None:
+        self.loop = loop
+        self.from_source, self.to_sink = protocol(), protocol()
+        self.source, self.feeder = loop.connect(self.from_source)
+        self.sink, self.reader = loop.connect(self.to_sink)
+        self.sink.registerProducer(self.to_sink, True)
+        self.to_sink.source = self.source
+        self.moved = 0
+
+    def splice(self, size: int) -> Splice:
+        found = splice(self.source, self.sink, size, self._count)
+        assert found is not None
+        return found
+
+    def _count(self, moved: int) -> None:
+        self.moved += moved
+
+    def held(self) -> Splice:
+        """Let more come than is read; give the splice that holds some of it."""
+        size = 16 * MIB
+        spliced = self.splice(size)
+        self.feeder.send(pattern(size))
+        self.loop.until(lambda: self.feeder.sent() or self.to_sink.paused)
+        assert spliced._held
+        return spliced
 
 
 def open_files() -> int:

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred, succeed
 
 from comfygate.gate.client_leg import client_factory
-from comfygate.gate.fast_path import LARGE, SMALL
+from comfygate.gate.fast_path.transports import LARGE, SMALL
 from comfygate.gate.tally import Tally
 from comfygate.gate.websocket_leg import Ending, Limits
 from tests.unit.loopback import Loop

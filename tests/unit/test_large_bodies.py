@@ -12,8 +12,10 @@ import pytest
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from zope.interface import implementer
 
-from comfygate.gate import fast_path, relay
-from comfygate.gate.fast_path import Dialler, shorten
+from comfygate.gate import relay
+from comfygate.gate.fast_path import splices, transports
+from comfygate.gate.fast_path.pipes import Pipes
+from comfygate.gate.fast_path.transports import Dialler, shorten
 from comfygate.gate.limits import Limits
 from comfygate.gate.pool import UpstreamPool
 from comfygate.gate.relay import END, LARGE
@@ -27,7 +29,7 @@ GET = b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 # The head comes with the first of the body, and one more read may come before a splice begins.
-SIZES = [END, LARGE - 1, LARGE, LARGE + 1, LARGE + END, LARGE + fast_path.LARGE, 2 * LARGE + 1, 10 * MIB + 3]
+SIZES = [END, LARGE - 1, LARGE, LARGE + 1, LARGE + END, LARGE + transports.LARGE, 2 * LARGE + 1, 10 * MIB + 3]
 
 
 def answer(size: int) -> bytes:
@@ -117,13 +119,11 @@ def loop() -> Iterator[Loop]:
 
 
 @pytest.fixture
-def house(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    pipes = fast_path._Pipes()
-    monkeypatch.setattr(fast_path, "_PIPES", pipes)
+def house(loop: Loop, pipes: Pipes, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     house = House(loop)
 
     def noted(source: object, sink: object, size: int, moved: Any) -> Any:
-        found = fast_path.splice(source, sink, size, moved)
+        found = splices.splice(source, sink, size, moved)
         if found is not None:
             house.spliced.append(size)
         return found
@@ -131,9 +131,6 @@ def house(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     monkeypatch.setattr(relay, "splice", noted)
     yield house
     house.close()
-    assert pipes._lent == 0
-    while pipes._idle:
-        fast_path._close(pipes._idle.pop())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -146,7 +143,7 @@ def test_a_download(house: House, size: int) -> None:
         assert house.client.take() == body
         house.client.send(GET)
         house.heard(backend)
-    assert bool(house.spliced) == (size > LARGE + fast_path.SMALL)
+    assert bool(house.spliced) == (size > LARGE + transports.SMALL)
     assert house.factory.tally.sent == 2 * len(body)
     backend.send(OK)
     house.loop.until(house.client.got(len(OK)))
@@ -168,7 +165,7 @@ def test_an_upload(house: House, size: int) -> None:
         assert house.client.take() == OK + OK
         house.client.send(post(size))
         house.heard(backend)
-    assert bool(house.spliced) == (size > LARGE + fast_path.SMALL)
+    assert bool(house.spliced) == (size > LARGE + transports.SMALL)
     assert house.factory.tally.received == 2 * (size + len(GET)) + 3 * len(post(size))
 
 
@@ -217,7 +214,7 @@ def test_without_pipes(house: House, monkeypatch: pytest.MonkeyPatch, how: str) 
     if how == "no descriptors":
         monkeypatch.setattr(os, "pipe2", fail)
     else:
-        monkeypatch.setattr(fast_path, "MOST_PIPES", 0)
+        monkeypatch.setattr(splices, "PIPES", Pipes(most=0))
     size = 4 * MIB
     backend = house.ask(GET)
     backend.send(answer(size) + pattern(size))

@@ -17,9 +17,10 @@ from twisted.python import log
 from zope.interface import implementer
 
 from comfygate.backend.fleet import Fleet
-from comfygate.gate import fast_path
 from comfygate.gate.audience import Sessions
 from comfygate.gate.bridge import Bridges
+from comfygate.gate.fast_path.loop import spin
+from comfygate.gate.fast_path.transports import Dialler, shorten
 from comfygate.gate.server import GateFactory
 from comfygate.gate.site import IGateSite, Upgrade
 from comfygate.gate.sockets import tcp_endpoint
@@ -131,14 +132,14 @@ def main() -> None:
     sessions.backend_changed(place)
     parts: Any = {"fleet": Fleet([place]), "gpu_ids": (0,), "sessions": sessions, "limits": limits}
     if fast:
-        parts["endpoint"] = lambda host, port: tcp_endpoint(fast_path.Dialler(reactor), host, port, limits.open)
-        fast_path.spin(reactor)
+        parts["endpoint"] = lambda host, port: tcp_endpoint(Dialler(reactor), host, port, limits.open)
+        spin(reactor)
     ports = [Site(Bridges(reactor, status, **parts)) for _ in range(2)]
     factories = [GateFactory(port, reactor) for port in ports]
     listening = [reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1") for factory in factories]
     if fast:
         for port in listening:
-            fast_path.shorten(port)
+            shorten(port)
     stdio.StandardIO(Commands(ports, place, status, sessions))
     print(json.dumps([port.getHost().port for port in listening]), flush=True)
     reactor.run()

@@ -17,7 +17,8 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python import log
 from zope.interface import implementer
 
-from comfygate.gate import fast_path
+from comfygate.gate.fast_path.loop import spin
+from comfygate.gate.fast_path.transports import Dialler, shorten
 from comfygate.gate.limits import Limits
 from comfygate.gate.plans import Plans
 from comfygate.gate.pool import UpstreamPool
@@ -35,7 +36,7 @@ class Site:
         self.options = options
         self.host = b"127.0.0.1:%d" % port
         self.era = Era()
-        dialler = fast_path.Dialler(reactor) if FAST else reactor
+        dialler = Dialler(reactor) if FAST else reactor
         self.pool = UpstreamPool(TCP4ClientEndpoint(dialler, "127.0.0.1", port), reactor)
 
     def admit(self, head: RequestHead, peer: str) -> Relay:
@@ -56,7 +57,7 @@ class Orders(LineReceiver):
         factory = GateFactory(site, reactor, Limits(**order["limits"]), plans=plans)
         listening = reactor.listenTCP(0, factory, backlog=1024, interface="127.0.0.1")
         if FAST:
-            fast_path.shorten(listening)
+            shorten(listening)
         self.sendLine(b"%d" % listening.getHost().port)
 
     def connectionLost(self, reason: object = None) -> None:
@@ -65,7 +66,7 @@ class Orders(LineReceiver):
 
 
 if FAST:
-    fast_path.spin(reactor)
+    spin(reactor)
 log.startLogging(sys.stderr, setStdout=False)
 stdio.StandardIO(Orders())
 reactor.run()
