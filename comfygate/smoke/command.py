@@ -6,7 +6,8 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Sequence
+from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ from comfygate.smoke.client import Client
 from comfygate.smoke.outcome import Outcome, SilentError, UnexpectedError, UnreachableError, Verdict
 from comfygate.smoke.record import Patience, Record
 from comfygate.smoke.report import Report, all_well, as_json
+from comfygate.smoke.starting import wait_started
 from comfygate.smoke.targets import Target, find_targets
 
 HUB = "http://127.0.0.1:8188"
@@ -40,6 +42,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--port", type=int, action="append", metavar="N", help="check only this port; may be given several times")
     add("--timeout", type=_seconds, default=10.0, metavar="S", help="longest wait for an answer (10)")
     add("--prompt-timeout", type=_seconds, default=60.0, metavar="S", help="longest wait for a prompt to end (60)")
+    add("--start-timeout", type=_seconds, default=120.0, metavar="S", help="longest wait for GPUs that start (120)")
     add("--no-limit", action="store_true", help="do not find out whether too many requests are refused")
     add("--json", action="store_true", help="report for programs")
     add("--version", action="version", version=f"comfygate-smoke {comfygate.__version__}")
@@ -80,20 +83,23 @@ def main() -> None:
 
 async def _run(reactor: Any, options: argparse.Namespace) -> None:
     began = time.monotonic()
+    client = Client(reactor, options.hub, options.timeout)
     try:
-        targets = await find_targets(Client(reactor, options.hub, options.timeout))
+        targets = await find_targets(client)
+        checked = [one for one in targets if _is_chosen(options, one)]
+        behind = targets if any(one.gpu_id is None for one in checked) else checked
+        await wait_started(client, behind, options.start_timeout, partial(_tell_wait, options.start_timeout))
     except (UnreachableError, SilentError) as error:
         _refuse(f"{options.hub} cannot be reached ({error}); start ComfyGate, or name one of its ports with --hub URL")
     except UnexpectedError as error:
         outcomes = [_no_gate(options.hub, error)]
         _tell_end(options, Report(sys.stdout, ["hub"], os.environ), outcomes, began)
-    chosen = [target for target in targets if not options.port or target.port in options.port]
     for port in options.port or ():
-        if port not in [target.port for target in chosen]:
+        if port not in [target.port for target in checked]:
             ports = ", ".join(str(target.port) for target in targets)
             _refuse(f"{options.hub} knows no port {port}; it knows {ports}")
-    report = Report(sys.stdout, [target.name for target in chosen], os.environ)
-    outcomes = await _check_all(reactor, options, chosen, report)
+    report = Report(sys.stdout, [target.name for target in checked], os.environ)
+    outcomes = await _check_all(reactor, options, checked, report)
     _tell_end(options, report, outcomes, began)
 
 
@@ -146,6 +152,15 @@ def _tell_end(options: argparse.Namespace, report: Report, outcomes: Sequence[Ou
             report.lines(outcomes)
         report.summary(outcomes, seconds)
     raise SystemExit(0 if all_well(outcomes) else FAILED)
+
+
+def _is_chosen(options: argparse.Namespace, target: Target) -> bool:
+    return not options.port or target.port in options.port
+
+
+def _tell_wait(seconds: float, targets: Collection[Target]) -> None:
+    names = ", ".join(target.name for target in targets)
+    sys.stderr.write(f"comfygate-smoke: {names} not started yet; waiting for at most {seconds:g} s (--start-timeout)\n")
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -18,12 +18,14 @@ class Target:
 
     :ivar base: its address, such as ``http://127.0.0.1:8181``.
     :ivar gpu_id: the GPU whose port it is; None for one over several.
+    :ivar is_starting: whether that GPU's ComfyUI has not started yet.
     """
 
     base: str
     port: int
     name: str
     gpu_id: int | None = None
+    is_starting: bool = False
 
 
 async def find_targets(client: Client) -> list[Target]:
@@ -36,7 +38,7 @@ async def find_targets(client: Client) -> list[Target]:
         raise UnexpectedError(f"{reply.status}, {reply.complaint}")
     try:
         found = [
-            _target(client.base, queue["port"], f"GPU {queue['gpu_id']}", queue["gpu_id"])
+            _target(client.base, queue["port"], f"GPU {queue['gpu_id']}", queue["gpu_id"], queue.get("state"))
             for queue in reply.object()["queues"]
         ]
     except (LookupError, TypeError, ValueError):
@@ -60,9 +62,11 @@ def _is_gate(gate: Any) -> bool:
     return isinstance(gate, dict) and isinstance(gate.get("port"), int) and isinstance(gate.get("name"), str)
 
 
-def _target(base: str, port: Any, name: str, gpu_id: Any = None) -> Target:
+def _target(base: str, port: Any, name: str, gpu_id: Any = None, state: Any = None) -> Target:
     if not isinstance(port, int) or not (gpu_id is None or isinstance(gpu_id, int)):
         raise ValueError(port)
     host = urlsplit(base).hostname or ""
     shown_host = f"[{host}]" if ":" in host else host
-    return Target(base=f"http://{shown_host}:{port}", port=port, name=name, gpu_id=gpu_id)
+    return Target(
+        base=f"http://{shown_host}:{port}", port=port, name=name, gpu_id=gpu_id, is_starting=state == "starting"
+    )

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
-from tests.gateway import Gateway, request, running
+from tests.gateway import Gateway, eventually, request, running
 from tests.ports import free_ports
 
 LINE = re.compile(r"(✓|✗|-) (\d{3}|---) (\d+) +(GPU \d|hub|fast) +(GET|POST|) +(\S.*)")
@@ -123,8 +123,10 @@ def test_a_gpu_that_is_down(tmp_path: Path) -> None:
     config = "comfyui = simulator\ndevices = cpu*2\n[gpu:1]\narguments = --sim-fail-start -1\n"
     with running(tmp_path, config, gpus=2, ready=False) as gateway:
         gateway.wait_ready(0)
+        eventually(lambda: gateway.states()[1] == "down")
         done = smoke(hub(gateway), "--prompt-timeout", "2")
-        assert (done.returncode, done.stderr) == (1, "")
+        assert done.returncode == 1
+        assert done.stderr in ("", waiting("GPU 1", 120))  # it may be trying just then
         told = lines(done)
         assert {line[2] for line in told if line[0] == "✗"} == {str(gateway.ports[1])}
         failed = [line for line in told if line[0] == "✗" and line[1] == "503"]
@@ -134,6 +136,31 @@ def test_a_gpu_that_is_down(tmp_path: Path) -> None:
         assert ("✓", "200") in {line[:2] for line in prompts if line[2] == str(gateway.ports[1])}
         assert any("expected 200; came backend_" in line[5] for line in failed)
         assert re.search(r"\d+ failed, \d+ not tried\.$", done.stdout.rstrip())
+
+
+def waiting(names: str, seconds: float) -> str:
+    return f"comfygate-smoke: {names} not started yet; waiting for at most {seconds:g} s (--start-timeout)\n"
+
+
+SLOW = "comfyui = simulator\ndevices = cpu*2\n[gpu:1]\narguments = --sim-start-seconds {}\n"
+
+
+def test_a_gpu_that_starts_is_waited_for(tmp_path: Path) -> None:
+    with running(tmp_path, SLOW.format(6), gpus=2, ready=False) as gateway:
+        gateway.wait_ready(0)
+        assert gateway.states() == ["ready", "starting"]
+        done = smoke(hub(gateway), "--no-limit")
+        assert (done.returncode, done.stderr) == (0, waiting("GPU 1", 120)), done.stdout
+
+
+def test_a_gpu_that_starts_for_too_long(tmp_path: Path) -> None:
+    with running(tmp_path, SLOW.format(600), gpus=2, ready=False) as gateway:
+        gateway.wait_ready(0)
+        only = smoke(hub(gateway), "--port", str(gateway.ports[0]), "--no-limit")
+        assert (only.returncode, only.stderr) == (0, "")  # the other is nothing to this one
+        done = smoke(hub(gateway), "--start-timeout", "1", "--prompt-timeout", "1", "--no-limit")
+        assert (done.returncode, done.stderr) == (1, waiting("GPU 1", 1))
+        assert {line[2] for line in lines(done) if line[0] == "✗"} == {str(gateway.ports[1])}
 
 
 def test_a_gpu_that_hangs(tmp_path: Path) -> None:
