@@ -160,7 +160,7 @@ def _is_chosen(options: argparse.Namespace, target: Target) -> bool:
 
 def _tell_wait(seconds: float, targets: Collection[Target]) -> None:
     names = ", ".join(target.name for target in targets)
-    sys.stderr.write(f"comfygate-smoke: {names} not started yet; waiting for at most {seconds:g} s (--start-timeout)\n")
+    sys.stderr.write(f"comfygate-smoke: waiting for {names} to start, for at most {seconds:g} s (--start-timeout)\n")
 
 
 def _refuse(sentence: str) -> NoReturn:

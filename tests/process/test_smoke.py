@@ -139,7 +139,7 @@ def test_a_gpu_that_is_down(tmp_path: Path) -> None:
 
 
 def waiting(names: str, seconds: float) -> str:
-    return f"comfygate-smoke: {names} not started yet; waiting for at most {seconds:g} s (--start-timeout)\n"
+    return f"comfygate-smoke: waiting for {names} to start, for at most {seconds:g} s (--start-timeout)\n"
 
 
 SLOW = "comfyui = simulator\ndevices = cpu*2\n[gpu:1]\narguments = --sim-start-seconds {}\n"
