@@ -232,6 +232,7 @@ def test_a_port_that_was_silent_for_a_moment_is_not() -> None:
 
 def said(*messages: Any) -> Socket:
     socket = Socket(Clock(), "http://127.0.0.1:1", "/ws", 5)
+    socket.opened()
     for message in messages:
         socket.said(message if isinstance(message, bytes) else orjson.dumps(message))
     return socket
