@@ -44,11 +44,18 @@ BURY = 5.0  # seconds that killed processes are given to disappear
 DRAIN = 1.0  # seconds for the last output of a program that has ended
 REOPEN = 1.0  # seconds between attempts to open a log that cannot be opened
 
-LOST = re.compile(rb"(Exception in thread )(?s:(?!Traceback).){0,4000}?(Thread-\d+ \(prompt_worker\))")
-"""What Python prints at the end of ComfyUI's worker, in three pieces: this, the name, and ``:``.
+NAME = rb"Thread-\d+ \(prompt_worker\)"
 
-It may stand behind a progress bar, and what other threads print meanwhile ("got
-prompt") stands between the pieces.  The traceback comes after the name.
+LOST = re.compile(
+    rb"(Exception in thread )"
+    rb"(?:(?s:(?!Traceback|Exception in thread ).){1,4000}?(?<![ \[(:<\"'])(?=" + NAME + rb"(?::?[\r\n]|[^\s:])))?"
+    rb"(" + NAME + rb")"
+)
+"""What Python prints at the end of ComfyUI's worker, in three pieces: this, the thread's name, and ``:``.
+
+Lines and progress bars of other threads ("got prompt") may stand between the
+pieces.  A line of a log that merely names the thread is not taken for its end:
+there, the name stands behind a space or a bracket, or a space follows.
 """
 
 LOST_LONGEST = 4200  # bytes that it may have, and a little more

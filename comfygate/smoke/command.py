@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Collection, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -85,19 +85,15 @@ async def _run(reactor: Any, options: argparse.Namespace) -> None:
     began = time.monotonic()
     client = Client(reactor, options.hub, options.timeout)
     try:
-        targets = await find_targets(client)
-        checked = [one for one in targets if _is_chosen(options, one)]
-        behind = targets if any(one.gpu_id is None for one in checked) else checked
-        await wait_started(client, behind, options.start_timeout, partial(_tell_wait, options.start_timeout))
+        checked = _chosen(options, targets := await find_targets(client))
+        behind = frozenset().union(*(target.gpu_ids for target in checked))
+        gpus = [target for target in targets if target.gpu_id in behind]
+        await wait_started(client, gpus, options.start_timeout, partial(_tell_wait, options.start_timeout))
     except (UnreachableError, SilentError) as error:
         _refuse(f"{options.hub} cannot be reached ({error}); start ComfyGate, or name one of its ports with --hub URL")
     except UnexpectedError as error:
         outcomes = [_no_gate(options.hub, error)]
         _tell_end(options, Report(sys.stdout, ["hub"], os.environ), outcomes, began)
-    for port in options.port or ():
-        if port not in [target.port for target in checked]:
-            ports = ", ".join(str(target.port) for target in targets)
-            _refuse(f"{options.hub} knows no port {port}; it knows {ports}")
     report = Report(sys.stdout, [target.name for target in checked], os.environ)
     outcomes = await _check_all(reactor, options, checked, report)
     _tell_end(options, report, outcomes, began)
@@ -154,11 +150,15 @@ def _tell_end(options: argparse.Namespace, report: Report, outcomes: Sequence[Ou
     raise SystemExit(0 if all_well(outcomes) else FAILED)
 
 
-def _is_chosen(options: argparse.Namespace, target: Target) -> bool:
-    return not options.port or target.port in options.port
+def _chosen(options: argparse.Namespace, targets: Sequence[Target]) -> Sequence[Target]:
+    for port in options.port or ():
+        if port not in [target.port for target in targets]:
+            ports = ", ".join(str(target.port) for target in targets)
+            _refuse(f"{options.hub} knows no port {port}; it knows {ports}")
+    return [target for target in targets if not options.port or target.port in options.port]
 
 
-def _tell_wait(seconds: float, targets: Collection[Target]) -> None:
+def _tell_wait(seconds: float, targets: Sequence[Target]) -> None:
     names = ", ".join(target.name for target in targets)
     sys.stderr.write(f"comfygate-smoke: waiting for {names} to start, for at most {seconds:g} s (--start-timeout)\n")
 

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 
 from comfygate.smoke.client import Client
-from comfygate.smoke.targets import Target, find_targets
+from comfygate.smoke.outcome import SilentError
+from comfygate.smoke.targets import Target, find_gpus
 
-POLL = 0.5  #: seconds; the port that is asked has its limit, too
+POLL = 0.5  #: seconds
 
 
 async def wait_started(
-    client: Client, targets: Collection[Target], seconds: float, tell: Callable[[Collection[Target]], None]
+    client: Client, gpus: Iterable[Target], seconds: float, tell: Callable[[list[Target]], None]
 ) -> None:
     """Wait until none of the GPUs that are starting is any more, whatever became of it.
 
-    :param targets: the ports to be checked, as found just now.
-    :param seconds: the longest wait.
+    :param gpus: their ports, as found just now.
+    :param seconds: the longest wait, but for the last answer.
     :param tell: told what is waited for, if anything is.
     :raises UnexpectedError: nobody tells of the GPUs any more.
     """
-    waiting = {target.port: target for target in targets if target.is_starting}
+    waiting = [gpu for gpu in gpus if gpu.is_starting]
     if waiting:
-        tell(waiting.values())
+        tell(waiting)
     clock = client.reactor
     until = clock.seconds() + seconds
     while waiting and clock.seconds() < until:
         await client.pause(min(POLL, until - clock.seconds()))
-        still = {target.port for target in await find_targets(client) if target.is_starting}
+        try:
+            still = {gpu.port for gpu in await find_gpus(client) if gpu.is_starting}
+        except SilentError:
+            continue  # one answer that is late says nothing yet
         # One that fails is started again and again: once is enough.
-        waiting = {port: target for port, target in waiting.items() if port in still}
+        waiting = [gpu for gpu in waiting if gpu.port in still]

@@ -18,13 +18,15 @@ class Target:
 
     :ivar base: its address, such as ``http://127.0.0.1:8181``.
     :ivar gpu_id: the GPU whose port it is; None for one over several.
-    :ivar is_starting: whether that GPU's ComfyUI has not started yet.
+    :ivar gpu_ids: the GPUs behind it.
+    :ivar is_starting: whether it is a GPU's port, and that GPU's ComfyUI has not started yet.
     """
 
     base: str
     port: int
     name: str
     gpu_id: int | None = None
+    gpu_ids: frozenset[int] = frozenset()
     is_starting: bool = False
 
 
@@ -33,20 +35,26 @@ async def find_targets(client: Client) -> list[Target]:
 
     :raises UnexpectedError: the answer is not ComfyGate's.
     """
+    gpus = await find_gpus(client)
+    every = [gpu.gpu_id for gpu in gpus]
+    found = gpus + [_over_several(client, gate["port"], gate["name"], gate["gpus"]) for gate in await _gates(client)]
+    asked = urlsplit(client.base).port or 80
+    found.append(_over_several(client, asked, "hub", every))
+    return list({target.port: target for target in reversed(found)}.values())[::-1]
+
+
+async def find_gpus(client: Client) -> list[Target]:
+    """Ask a port for the GPUs' own ports.
+
+    :raises UnexpectedError: the answer is not ComfyGate's.
+    """
     reply = await client.ask("GET", "/queue/all")
     if reply.status != 200:
         raise UnexpectedError(f"{reply.status}, {reply.complaint}")
     try:
-        found = [
-            _target(client.base, queue["port"], f"GPU {queue['gpu_id']}", queue["gpu_id"], queue.get("state"))
-            for queue in reply.object()["queues"]
-        ]
+        return [_of_gpu(client, queue) for queue in reply.object()["queues"]]
     except (LookupError, TypeError, ValueError):
         raise UnexpectedError(shown(reply.body)) from None
-    found += [_target(client.base, gate["port"], gate["name"]) for gate in await _gates(client)]
-    asked = urlsplit(client.base).port or 80
-    found.append(_target(client.base, asked, "hub"))
-    return list({target.port: target for target in reversed(found)}.values())[::-1]
 
 
 async def _gates(client: Client) -> Iterable[dict[str, Any]]:
@@ -59,14 +67,29 @@ async def _gates(client: Client) -> Iterable[dict[str, Any]]:
 
 
 def _is_gate(gate: Any) -> bool:
-    return isinstance(gate, dict) and isinstance(gate.get("port"), int) and isinstance(gate.get("name"), str)
+    types = {"port": int, "name": str, "gpus": list}
+    return isinstance(gate, dict) and all(isinstance(gate.get(key), kind) for key, kind in types.items())
 
 
-def _target(base: str, port: Any, name: str, gpu_id: Any = None, state: Any = None) -> Target:
-    if not isinstance(port, int) or not (gpu_id is None or isinstance(gpu_id, int)):
-        raise ValueError(port)
-    host = urlsplit(base).hostname or ""
-    shown_host = f"[{host}]" if ":" in host else host
+def _of_gpu(client: Client, queue: dict[str, Any]) -> Target:
+    port, gpu_id = queue["port"], queue["gpu_id"]
+    if not isinstance(port, int) or not isinstance(gpu_id, int):
+        raise ValueError(queue)
     return Target(
-        base=f"http://{shown_host}:{port}", port=port, name=name, gpu_id=gpu_id, is_starting=state == "starting"
+        base=_base(client, port),
+        port=port,
+        name=f"GPU {gpu_id}",
+        gpu_id=gpu_id,
+        gpu_ids=frozenset((gpu_id,)),
+        is_starting=queue.get("state") == "starting",
     )
+
+
+def _over_several(client: Client, port: int, name: str, gpu_ids: Iterable[Any]) -> Target:
+    behind = frozenset(gpu_id for gpu_id in gpu_ids if isinstance(gpu_id, int))
+    return Target(base=_base(client, port), port=port, name=name, gpu_ids=behind)
+
+
+def _base(client: Client, port: int) -> str:
+    host = urlsplit(client.base).hostname or ""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

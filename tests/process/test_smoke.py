@@ -35,6 +35,23 @@ def smoke(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+@contextmanager
+def begun(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """The same, not waited for, and killed in the end."""
+    program = subprocess.Popen(
+        [sys.executable, "-m", "comfygate.smoke", *arguments],
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    with program:
+        try:
+            yield program
+        finally:
+            program.kill()
+
+
 def hub(gateway: Gateway) -> str:
     return f"--hub=http://127.0.0.1:{gateway.hub}"
 
@@ -146,19 +163,34 @@ SLOW = "comfyui = simulator\ndevices = cpu*2\n[gpu:1]\narguments = --sim-start-s
 
 
 def test_a_gpu_that_starts_is_waited_for(tmp_path: Path) -> None:
-    with running(tmp_path, SLOW.format(6), gpus=2, ready=False) as gateway:
+    with running(tmp_path, SLOW.format(3), gpus=2, ready=False) as gateway:
+        starting = eventually(lambda: _process_of(gateway, 1))
+        os.kill(starting, signal.SIGSTOP)  # it starts as soon as it may
         gateway.wait_ready(0)
-        assert gateway.states() == ["ready", "starting"]
-        done = smoke(hub(gateway), "--no-limit")
-        assert (done.returncode, done.stderr) == (0, waiting("GPU 1", 120)), done.stdout
+        with begun(hub(gateway), "--no-limit") as waits:
+            assert waits.stderr is not None and waits.stderr.readline() == waiting("GPU 1", 120)
+            os.kill(starting, signal.SIGCONT)
+            out, err = waits.communicate(timeout=120)
+        assert (waits.returncode, err) == (0, ""), out
+
+
+def _process_of(gateway: Gateway, gpu_id: int) -> int | None:
+    try:
+        return gateway.backend_pid(gpu_id)
+    except AssertionError:
+        return None
 
 
 def test_a_gpu_that_starts_for_too_long(tmp_path: Path) -> None:
-    with running(tmp_path, SLOW.format(600), gpus=2, ready=False) as gateway:
+    more = "[gate:fast]\nport = {spare}\ngpus = 0\n"
+    with running(tmp_path, SLOW.format(600).replace("[", more + "[", 1), gpus=2, ready=False) as gateway:
         gateway.wait_ready(0)
-        only = smoke(hub(gateway), "--port", str(gateway.ports[0]), "--no-limit")
-        assert (only.returncode, only.stderr) == (0, "")  # the other is nothing to this one
-        done = smoke(hub(gateway), "--start-timeout", "1", "--prompt-timeout", "1", "--no-limit")
+        for port in (gateway.ports[0], gateway.spare):
+            only = smoke(hub(gateway), "--port", str(port), "--no-limit")
+            assert (only.returncode, only.stderr) == (0, "")  # the other is nothing to this one
+        done = smoke(hub(gateway), "--port", "9", "--port", str(gateway.ports[1]))
+        assert done.returncode == 2 and "knows no port 9" in done.stderr
+        done = smoke(hub(gateway), "--start-timeout", "1", "--prompt-timeout", "5", "--no-limit")
         assert (done.returncode, done.stderr) == (1, waiting("GPU 1", 1))
         assert {line[2] for line in lines(done) if line[0] == "✗"} == {str(gateway.ports[1])}
 

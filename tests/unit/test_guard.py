@@ -27,6 +27,7 @@ def sizes(path: Path) -> dict[str, int]:
         [b" 50%|####    | 5/10\rException in thr", b"ead Thread-9 (prompt_w", b"orker):\n"],
         [b"x" * 300_000, b"Exception in thread Thread-9 (prompt_worker)" + b"y" * 300_000, b"z"],
         [b"Exception in thread got prompt\nThread-9 (prompt_worker):\nTraceback ..."],
+        [b"Exception in thread got prompt\nThread-9 (prompt_worker)got prompt\n:\n"],
         [b"Exception in thread ", b"got prompt\n" * 300, b"\r 50%|##  |", b"Thread-9 (prompt_worker)\xff\n:\n"],
         [b"Exception in thread Exception in thread asyncio_0:\nThread-9 (prompt_worker):\nTraceback ..."],
     ],
@@ -47,6 +48,10 @@ def test_a_lost_worker_is_reported_once(tmp_path: Path, monkeypatch: pytest.Monk
         b"Exception in thread Thread-9 (asyncio)\n",
         b"Exception in thread Thread-9\n (prompt_worker)",
         b"Exception in thread Thread-9 (asyncio):\nTraceback ...\n[Thread-1 (prompt_worker)] got prompt\n",
+        b"Exception in thread pool task: unknown\ngot prompt\nINFO [Thread-1 (prompt_worker)] loaded\n",
+        b"Exception in thread pool task: unknown\nINFO Thread-1 (prompt_worker): loaded\n",
+        b"Exception in thread pool task: unknown\nThread-1 (prompt_worker): loaded\n",
+        b"Exception in thread pool task: unknown\nThread-1 (prompt_worker) loaded\n",
         b"Exception in thread " + b"x" * 5000 + b"Thread-9 (prompt_worker)",
         b'File "main.py", line 226, in prompt_worker\n',
     ],
@@ -56,6 +61,14 @@ def test_other_exceptions_are_not_the_workers(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(guard, "report", reports.append)
     guard.Guard(Log(str(tmp_path / "log"), 4096, 1))._listen(text)
     assert reports == []
+
+
+def test_listening_costs_little_whatever_is_printed(tmp_path: Path) -> None:
+    made = guard.Guard(Log(str(tmp_path / "log"), 4096, 1))
+    began = time.process_time()
+    for _ in range(10):
+        made._listen(b"Exception in thread " * (guard.CHUNK // 20))
+    assert time.process_time() - began < 5  # hundredths of a second; four each where every start looks far ahead
 
 
 def test_rotation(tmp_path: Path) -> None:

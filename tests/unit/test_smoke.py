@@ -13,11 +13,12 @@ from twisted.internet.task import Clock
 
 from comfygate.smoke.client import PATIENCE, Client, Reply, shown
 from comfygate.smoke.judge import has_prompt_id, has_queues, image_in_history, is_part, is_picture
-from comfygate.smoke.outcome import Outcome, SilentError, UnexpectedError, Verdict
+from comfygate.smoke.outcome import Outcome, SilentError, UnexpectedError, UnreachableError, Verdict
 from comfygate.smoke.record import GivenUpError, Patience, Record
 from comfygate.smoke.report import Report
 from comfygate.smoke.samples import picture
-from comfygate.smoke.targets import Target
+from comfygate.smoke.starting import wait_started
+from comfygate.smoke.targets import Target, find_gpus
 from comfygate.smoke.websocket import Socket, is_last_of
 
 
@@ -190,6 +191,56 @@ def test_it_comes_back_when_told_but_not_for_ever(times: int, pause: str, status
     while not found:
         clock.advance(1)
     assert (found[0].status, clock.seconds()) == (status, waited)
+
+
+class Told(Client):
+    """Says how GPUs are, one answer after the other; the last one stays."""
+
+    def __init__(self, *answers: list[str] | Exception) -> None:
+        self.clock = Clock()
+        super().__init__(self.clock, "http://127.0.0.1:1", 5)
+        self.answers = list(answers)
+
+    async def ask_once(self, method: str, path: str, **more: Any) -> Reply:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        queues = [{"gpu_id": n, "port": 8181 + n, "state": state} for n, state in enumerate(answer)]
+        return reply({"queues": queues})
+
+
+@pytest.mark.parametrize(
+    ("answers", "told", "waited"),
+    [
+        ([["ready", "down", "failed"]], [], 0.0),
+        ([["starting", "ready"], ["starting", "ready"], ["ready", "ready"]], ["GPU 0"], 1.0),
+        ([["starting", "starting"], ["down", "starting"], ["starting", "ready"]], ["GPU 0", "GPU 1"], 1.0),
+        ([["starting"], SilentError("late"), ["ready"]], ["GPU 0"], 1.0),
+        ([["starting"], ["starting"]], ["GPU 0"], 7.0),
+    ],
+)
+def test_gpus_that_start_are_waited_for(answers: list[Any], told: list[str], waited: float) -> None:
+    client, named, ended = Told(*answers), [], []
+
+    async def wait() -> None:
+        gpus = await find_gpus(client)
+        await wait_started(client, gpus, 7.0, lambda waiting: named.extend(gpu.name for gpu in waiting))
+
+    Deferred.fromCoroutine(wait()).addCallback(lambda _: ended.append(client.clock.seconds()))
+    for _ in range(20):
+        client.clock.advance(0.5)
+    assert (named, ended) == (told, [waited])
+
+
+def test_nobody_is_there_any_more() -> None:
+    client, failures = Told(["starting"], UnreachableError("refused")), []
+
+    async def wait() -> None:
+        await wait_started(client, await find_gpus(client), 7.0, lambda waiting: None)
+
+    Deferred.fromCoroutine(wait()).addErrback(failures.append)
+    client.clock.advance(0.5)
+    assert failures[0].check(UnreachableError)
 
 
 def record() -> Record:
