@@ -85,7 +85,8 @@ async def _run(reactor: Any, options: argparse.Namespace) -> None:
     began = time.monotonic()
     client = Client(reactor, options.hub, options.timeout)
     try:
-        checked = _chosen(options, targets := await find_targets(client))
+        targets = await find_targets(client)
+        checked = _chosen(options, targets)
         behind = frozenset().union(*(target.gpu_ids for target in checked))
         gpus = [target for target in targets if target.gpu_id in behind]
         await wait_started(client, gpus, options.start_timeout, partial(_tell_wait, options.start_timeout))
