@@ -190,7 +190,10 @@ def test_what_runs_is_cancelled_and_what_waits_is_forgotten(page: StockPage, scr
     eventually(lambda: page.badge() == "4", seconds=20)
     page.clear_pending()
     eventually(lambda: page.badge() == "2", seconds=20)
-    for left in ("1", ""):
+    for ended, left in enumerate(("1", "")):
+        # The button stops what the page takes for running: for a moment, that may still be the one before.
+        eventually(lambda ended=ended: len(page.told("execution_interrupted")) == ended, seconds=20)
+        eventually(lambda ended=ended: len(page.told("execution_start")) > ended, seconds=20)
         eventually(lambda: page.running() is not None, seconds=20)
         page.interrupt()
         eventually(lambda left=left: page.badge() == left, seconds=20)
