@@ -44,7 +44,7 @@ BURY = 5.0  # seconds that killed processes are given to disappear
 DRAIN = 1.0  # seconds for the last output of a program that has ended
 REOPEN = 1.0  # seconds between attempts to open a log that cannot be opened
 
-NAME = rb"Thread-\d+ \(prompt_worker\)"
+NAME = rb"Thread-\d+ \(prompt_worker\)"  # Python's for a thread that runs ComfyUI's function of that name
 
 LOST = re.compile(
     rb"(Exception in thread )"
